@@ -1,0 +1,577 @@
+/*
+ * qcow2 RW backing: creating a shell
+ *
+ * Wraps an existing disk, or a new one, in a qcow2 image that has metadata
+ * only.  An existing disk is opened for its size and nothing else; everything
+ * that can go wrong is checked before the first file is created.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-block-core.h"
+#include "qapi/qobject-input-visitor.h"
+#include "qemu/cutils.h"
+#include "qemu/option.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "block/qdict.h"
+#include "qobject/qdict.h"
+#include "system/block-backend.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing.h"
+
+/* Options */
+
+/* Refuses what an image without data of its own cannot have */
+static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
+                                 Error **errp)
+{
+    const char *unsupported = NULL;
+
+    if (opts->has_version && opts->version != BLOCKDEV_QCOW2_VERSION_V3) {
+        error_setg(errp, "An RW backing requires compatibility level 1.1 "
+                   "(use version=v3 or compat=1.1)");
+        return false;
+    }
+
+    if (opts->backing_file || opts->has_backing_fmt) {
+        unsupported = "a backing file";
+    } else if (opts->data_file) {
+        unsupported = "an external data file";
+    } else if (opts->has_data_file_raw && opts->data_file_raw) {
+        unsupported = "data-file-raw";
+    } else if (opts->encrypt) {
+        unsupported = "encryption";
+    } else if (opts->has_extended_l2 && opts->extended_l2) {
+        unsupported = "extended L2 entries";
+    } else if (opts->has_preallocation &&
+               opts->preallocation != PREALLOC_MODE_OFF) {
+        unsupported = "preallocation";
+    } else if (opts->has_compression_type &&
+               opts->compression_type != QCOW2_COMPRESSION_TYPE_ZLIB) {
+        unsupported = "a compression type";
+    }
+    if (unsupported) {
+        error_setg(errp, "An RW backing cannot be combined with %s",
+                   unsupported);
+        return false;
+    }
+    return true;
+}
+
+static bool check_layout_options(BlockdevCreateOptionsQcow2 *opts,
+                                 Error **errp)
+{
+    uint64_t cluster_size = opts->has_cluster_size ? opts->cluster_size
+                                                   : DEFAULT_CLUSTER_SIZE;
+    uint32_t refcount_bits = opts->has_refcount_bits ? opts->refcount_bits : 16;
+
+    if (!is_power_of_2(cluster_size) ||
+        cluster_size < (1 << MIN_CLUSTER_BITS) ||
+        cluster_size > (1 << MAX_CLUSTER_BITS)) {
+        error_setg(errp, "Cluster size must be a power of two between %d and "
+                   "%dk", 1 << MIN_CLUSTER_BITS,
+                   1 << (MAX_CLUSTER_BITS - 10));
+        return false;
+    }
+    if (refcount_bits > 64 || !is_power_of_2(refcount_bits)) {
+        error_setg(errp, "Refcount width must be a power of two and may not "
+                   "exceed 64 bits");
+        return false;
+    }
+
+    opts->cluster_size = cluster_size;
+    opts->refcount_bits = refcount_bits;
+    return true;
+}
+
+/* The shell */
+
+/* Header, refcount table and one refcount block, all of them minimal */
+static int coroutine_fn GRAPH_UNLOCKED
+write_empty_shell(BlockDriverState *file_bs, BlockdevCreateOptionsQcow2 *opts,
+                  const Qcow2RwBackingPointer *ptr, Error **errp)
+{
+    size_t cluster_size = opts->cluster_size;
+    g_autofree char *buf = g_malloc0(3 * cluster_size);
+    QCowHeader *header = (QCowHeader *)buf;
+    uint64_t refcount_table_entry = cpu_to_be64(2 * cluster_size);
+    BlockBackend *blk;
+    ssize_t ret;
+
+    *header = (QCowHeader) {
+        .magic                      = cpu_to_be32(QCOW_MAGIC),
+        .version                    = cpu_to_be32(3),
+        .cluster_bits               = cpu_to_be32(ctz32(cluster_size)),
+        .size                       = cpu_to_be64(opts->size),
+        .refcount_table_offset      = cpu_to_be64(cluster_size),
+        .refcount_table_clusters    = cpu_to_be32(1),
+        .incompatible_features      = cpu_to_be64(QCOW2_INCOMPAT_RW_BACKING),
+        .refcount_order             = cpu_to_be32(ctz32(opts->refcount_bits)),
+        .header_length              = cpu_to_be32(sizeof(*header)),
+    };
+    if (opts->has_lazy_refcounts && opts->lazy_refcounts) {
+        header->compatible_features = cpu_to_be64(QCOW2_COMPAT_LAZY_REFCOUNTS);
+    }
+
+    ret = qcow2_rw_backing_put_extensions(ptr, cluster_size,
+                                          buf + sizeof(*header),
+                                          cluster_size - sizeof(*header));
+    if (ret < 0) {
+        error_setg(errp, "RW backing file name '%s' does not fit into the "
+                   "header cluster of %zu bytes", ptr->filename ?: "",
+                   cluster_size);
+        return ret;
+    }
+    memcpy(buf + cluster_size, &refcount_table_entry,
+           sizeof(refcount_table_entry));
+
+    blk = blk_co_new_with_bs(file_bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
+                             BLK_PERM_ALL, errp);
+    if (!blk) {
+        return -EPERM;
+    }
+    blk_set_allow_write_beyond_eof(blk, true);
+    ret = blk_co_pwrite(blk, 0, 3 * cluster_size, buf, 0);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the image header");
+    }
+    blk_co_unref(blk);
+    return ret;
+}
+
+/*
+ * Enters the clusters of write_empty_shell() into the refcounts and completes
+ * the header.  Opened with BDRV_O_NO_IO, the image does without its RW
+ * backing, while its metadata can be written.
+ */
+static int coroutine_fn GRAPH_UNLOCKED
+finish_shell(BlockDriverState *file_bs, size_t cluster_size, Error **errp)
+{
+    QDict *options = qdict_new();
+    BlockDriverState *bs;
+    int64_t ret;
+
+    qdict_put_str(options, "driver", "qcow2");
+    qdict_put_str(options, "file", file_bs->node_name);
+    bs = bdrv_co_open(NULL, NULL, options,
+                      BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_NO_IO, errp);
+    if (!bs) {
+        return -EIO;
+    }
+
+    bdrv_graph_co_rdlock();
+    ret = qcow2_alloc_clusters(bs, 3 * cluster_size);
+    assert(ret <= 0);
+    if (ret == 0) {
+        ret = qcow2_update_header(bs);
+    }
+    if (ret == 0) {
+        ret = bdrv_co_flush(bs);
+    }
+    bdrv_graph_co_rdunlock();
+
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the image metadata");
+    }
+    bdrv_co_unref(bs);
+    return ret;
+}
+
+static int coroutine_fn GRAPH_UNLOCKED
+create_shell(BlockdevCreateOptionsQcow2 *opts, BlockDriverState *rw_bs,
+             const Qcow2RwBackingPointer *ptr, Error **errp)
+{
+    BlockDriverState *file_bs;
+    int64_t size;
+    int ret;
+
+    if (!check_layout_options(opts, errp)) {
+        return -EINVAL;
+    }
+
+    bdrv_graph_co_rdlock();
+    size = bdrv_co_getlength(rw_bs);
+    bdrv_graph_co_rdunlock();
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the size of the RW "
+                         "backing");
+        return size;
+    }
+    if (size != opts->size) {
+        error_setg(errp, "RW backing '%s' has a size of %" PRId64 " bytes, "
+                   "which disagrees with the given size of %" PRIu64,
+                   ptr->filename ?: bdrv_get_node_name(rw_bs), size,
+                   opts->size);
+        return -EINVAL;
+    }
+
+    file_bs = bdrv_co_open_blockdev_ref(opts->file, errp);
+    if (!file_bs) {
+        return -EIO;
+    }
+    ret = write_empty_shell(file_bs, opts, ptr, errp);
+    if (ret >= 0) {
+        ret = finish_shell(file_bs, opts->cluster_size, errp);
+    }
+    bdrv_co_unref(file_bs);
+    return ret;
+}
+
+/* The RW backing */
+
+static bool GRAPH_RDLOCK contains_shell(BlockDriverState *bs)
+{
+    BdrvChild *child;
+
+    if (bs->drv == &bdrv_qcow2_rw_backing) {
+        return true;
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (contains_shell(child->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is one of the nodes below @bs, or @bs itself, the local file @st? */
+static bool GRAPH_RDLOCK
+contains_file(BlockDriverState *bs, const struct stat *st)
+{
+    BdrvChild *child;
+    struct stat node_st;
+
+    bdrv_refresh_filename(bs);
+    if (bs->drv->protocol_name && bs->exact_filename[0] &&
+        stat(bs->exact_filename, &node_st) == 0 &&
+        node_st.st_dev == st->st_dev && node_st.st_ino == st->st_ino) {
+        return true;
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (contains_file(child->bs, st)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Refuses to write the shell into what is, or depends on, its RW backing */
+static bool coroutine_fn GRAPH_UNLOCKED
+check_no_loop(const char *filename, BlockDriverState *rw_bs,
+              const char *rw_filename, Error **errp)
+{
+    struct stat st;
+    bool ok = false;
+
+    strstart(filename, "file:", &filename);
+
+    bdrv_graph_co_rdlock();
+    if (stat(filename, &st) == 0 && contains_file(rw_bs, &st)) {
+        error_setg(errp, "RW backing '%s' is or needs the file '%s', which "
+                   "the new image would overwrite", rw_filename, filename);
+    } else if (contains_shell(rw_bs)) {
+        error_setg(errp, "RW backing '%s' is or needs an image that has an RW "
+                   "backing itself", rw_filename);
+    } else {
+        ok = true;
+    }
+    bdrv_graph_co_rdunlock();
+    return ok;
+}
+
+/*
+ * What the header can say about an existing node.  A name is stored only if
+ * opening it with the stored format gives the same node again.
+ */
+static void GRAPH_RDLOCK
+pointer_from_node(BlockDriverState *bs, Qcow2RwBackingPointer *ptr)
+{
+    BlockDriverState *data_bs = bdrv_skip_filters(bs);
+    BlockDriverState *file_bs = bdrv_primary_bs(bs) ?: bs;
+
+    *ptr = (Qcow2RwBackingPointer) {
+        .format = g_strdup(data_bs->drv->protocol_name
+                           ? "raw" : data_bs->drv->format_name),
+    };
+
+    bdrv_refresh_filename(bs);
+    if (bs->exact_filename[0] && !bs->drv->is_filter &&
+        (!strcmp(file_bs->drv->format_name, "file") ||
+         !strcmp(file_bs->drv->format_name, "host_device"))) {
+        ptr->filename = g_canonicalize_filename(bs->exact_filename, NULL);
+    }
+}
+
+/* Creation through QMP */
+
+int coroutine_fn GRAPH_UNLOCKED
+qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
+{
+    BlockdevCreateOptionsQcow2 *opts = &create_options->u.qcow2;
+    Qcow2RwBackingPointer ptr;
+    BlockDriverState *rw_bs;
+    int ret;
+
+    if (!check_create_options(opts, errp)) {
+        return -EINVAL;
+    }
+    rw_bs = bdrv_co_open_blockdev_ref(opts->rw_backing, errp);
+    if (!rw_bs) {
+        return -EIO;
+    }
+
+    bdrv_graph_co_rdlock();
+    pointer_from_node(rw_bs, &ptr);
+    bdrv_graph_co_rdunlock();
+
+    ret = create_shell(opts, rw_bs, &ptr, errp);
+
+    qcow2_rw_backing_pointer_destroy(&ptr);
+    bdrv_co_unref(rw_bs);
+    return ret;
+}
+
+/* Creation with qemu-img */
+
+/* A name with a protocol prefix is the user's to give, but not to be stored */
+static bool is_local_path(const char *filename)
+{
+    return !path_has_protocol(filename) && !strstart(filename, "json:", NULL);
+}
+
+/*
+ * Returns the name under which QEMU finds the RW backing @rw_filename of the
+ * new image @filename, or NULL with @errp set.
+ */
+static char *resolve_rw_backing(const char *filename, const char *rw_filename,
+                                Error **errp)
+{
+    if (!rw_filename[0]) {
+        error_setg(errp, "Expected RW backing file name, got empty string");
+        return NULL;
+    }
+    if (!is_local_path(rw_filename)) {
+        return g_strdup(rw_filename);
+    }
+    return bdrv_get_full_backing_filename_from_filename(filename, rw_filename,
+                                                        errp);
+}
+
+/* Options and flags to look at an RW backing without touching its data */
+static QDict *inspect_options(const char *format, int *flags)
+{
+    QDict *options = qdict_new();
+
+    *flags = BDRV_O_NO_IO;
+    if (!strcmp(format, "raw")) {
+        *flags |= BDRV_O_PROTOCOL;
+    } else {
+        qdict_put_str(options, "driver", format);
+    }
+    return options;
+}
+
+/*
+ * Creates an RW backing unless there is a file of this name.
+ *
+ * Returns 1 if it was created, 0 if it existed, or -errno with @errp set.
+ */
+static int coroutine_fn GRAPH_UNLOCKED
+create_rw_backing(const char *rw_filename, const char *format, uint64_t size,
+                  Error **errp)
+{
+    ERRP_GUARD();
+    BlockDriver *drv = bdrv_find_format(format);
+    QemuOptsList *create_opts;
+    QemuOpts *opts;
+    int fd, ret;
+
+    if (!is_local_path(rw_filename) || access(rw_filename, F_OK) == 0) {
+        return 0;
+    }
+    if (!drv || !drv->create_opts) {
+        error_setg(errp, "RW backing '%s' does not exist, and format '%s' %s",
+                   rw_filename, format,
+                   drv ? "does not support creation" : "is unknown");
+        return -EINVAL;
+    }
+
+    /* Claim the name first: nobody's file is ever created over */
+    fd = qemu_create(rw_filename, O_WRONLY | O_EXCL | O_BINARY, 0644, errp);
+    if (fd < 0) {
+        error_prepend(errp, "Could not create the RW backing: ");
+        return fd;
+    }
+    close(fd);
+
+    create_opts = qemu_opts_append(NULL, drv->create_opts);
+    create_opts = qemu_opts_append(create_opts, bdrv_file.create_opts);
+    opts = qemu_opts_create(create_opts, NULL, 0, &error_abort);
+    qemu_opt_set_number(opts, BLOCK_OPT_SIZE, size, &error_abort);
+    ret = bdrv_co_create(drv, rw_filename, opts, errp);
+    qemu_opts_del(opts);
+    qemu_opts_free(create_opts);
+    if (ret < 0) {
+        error_prepend(errp, "Could not create the RW backing '%s': ",
+                      rw_filename);
+        unlink(rw_filename);
+        return ret;
+    }
+    return 1;
+}
+
+static int coroutine_fn GRAPH_UNLOCKED
+create_shell_file(const char *filename, QemuOpts *opts,
+                  BlockdevCreateOptionsQcow2 *create_options,
+                  BlockDriverState *rw_bs, const Qcow2RwBackingPointer *ptr,
+                  Error **errp)
+{
+    BlockDriverState *bs;
+    int ret;
+
+    ret = bdrv_co_create_file(filename, opts, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    bs = bdrv_co_open(filename, NULL, NULL,
+                      BDRV_O_RDWR | BDRV_O_RESIZE | BDRV_O_PROTOCOL, errp);
+    if (!bs) {
+        return -EIO;
+    }
+
+    create_options->file = g_new(BlockdevRef, 1);
+    *create_options->file = (BlockdevRef) {
+        .type = QTYPE_QSTRING,
+        .u.reference = g_strdup(bs->node_name),
+    };
+    ret = create_shell(create_options, rw_bs, ptr, errp);
+    if (ret < 0) {
+        bdrv_graph_co_rdlock();
+        bdrv_co_delete_file_noerr(bs);
+        bdrv_graph_co_rdunlock();
+    }
+    bdrv_co_unref(bs);
+    return ret;
+}
+
+/* Returns the options as a QAPI type, without any node in them, or NULL */
+static BlockdevCreateOptions *visit_create_options(QDict *qdict, Error **errp)
+{
+    BlockdevCreateOptions *create_options = NULL;
+    Visitor *v;
+
+    qdict_put_str(qdict, "driver", "qcow2");
+    qdict_put_str(qdict, "file", "");
+    v = qobject_input_visitor_new_flat_confused(qdict, errp);
+    if (!v) {
+        return NULL;
+    }
+    visit_type_BlockdevCreateOptions(v, NULL, &create_options, errp);
+    visit_free(v);
+    if (create_options) {
+        g_clear_pointer(&create_options->u.qcow2.file,
+                        qapi_free_BlockdevRef);
+    }
+    return create_options;
+}
+
+int coroutine_fn GRAPH_UNLOCKED
+qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
+                                QDict *qdict, Error **errp)
+{
+    g_autoptr(BlockdevCreateOptions) create_options = NULL;
+    g_autofree char *name = NULL;
+    g_autofree char *format = NULL;
+    g_autofree char *rw_filename = NULL;
+    Qcow2RwBackingPointer ptr;
+    BlockDriverState *rw_bs = NULL;
+    QDict *rw_options;
+    int flags, created, ret;
+
+    name = g_strdup(qdict_get_str(qdict, BLOCK_OPT_RW_BACKING));
+    format = g_strdup(qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING_FMT)
+                      ?: "raw");
+    qdict_del(qdict, BLOCK_OPT_RW_BACKING);
+    qdict_del(qdict, BLOCK_OPT_RW_BACKING_FMT);
+    ptr = (Qcow2RwBackingPointer) {
+        .format = format,
+        .filename = is_local_path(name) ? name : NULL,
+    };
+
+    rw_filename = resolve_rw_backing(filename, name, errp);
+    create_options = rw_filename ? visit_create_options(qdict, errp) : NULL;
+    if (!create_options ||
+        !check_create_options(&create_options->u.qcow2, errp)) {
+        return -EINVAL;
+    }
+    create_options->u.qcow2.size = ROUND_UP(create_options->u.qcow2.size,
+                                            BDRV_SECTOR_SIZE);
+
+    created = create_rw_backing(rw_filename, format,
+                                create_options->u.qcow2.size, errp);
+    if (created < 0) {
+        return created;
+    }
+
+    rw_options = inspect_options(format, &flags);
+    rw_bs = bdrv_co_open(rw_filename, NULL, rw_options, flags, errp);
+    if (!rw_bs) {
+        ret = -EINVAL;
+    } else if (!check_no_loop(filename, rw_bs, name, errp)) {
+        ret = -EINVAL;
+    } else {
+        ret = create_shell_file(filename, opts, &create_options->u.qcow2,
+                                rw_bs, &ptr, errp);
+    }
+
+    if (created && ret < 0) {
+        unlink(rw_filename);
+    }
+    bdrv_co_unref(rw_bs);
+    return ret;
+}
+
+bool GRAPH_UNLOCKED
+qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
+                                 Error **errp)
+{
+    ERRP_GUARD();
+    const char *name = qemu_opt_get(opts, BLOCK_OPT_RW_BACKING);
+    const char *format = qemu_opt_get(opts, BLOCK_OPT_RW_BACKING_FMT) ?: "raw";
+    g_autofree char *rw_filename = NULL;
+    BlockDriverState *bs;
+    QDict *options;
+    int64_t size;
+    int flags;
+
+    if (!name || qemu_opt_get_size(opts, BLOCK_OPT_SIZE, 0) != UINT64_MAX) {
+        return true;
+    }
+
+    rw_filename = resolve_rw_backing(filename, name, errp);
+    if (!rw_filename) {
+        return false;
+    }
+    options = inspect_options(format, &flags);
+    bs = bdrv_open(rw_filename, NULL, options, flags, errp);
+    if (!bs) {
+        if (is_local_path(rw_filename) && access(rw_filename, F_OK) != 0) {
+            error_append_hint(errp, "Give a size to create a new RW "
+                              "backing.\n");
+        }
+        return false;
+    }
+
+    size = bdrv_getlength(bs);
+    bdrv_unref(bs);
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the size of '%s'",
+                         rw_filename);
+        return false;
+    }
+    qemu_opt_set_number(opts, BLOCK_OPT_SIZE, size, &error_abort);
+    return true;
+}

@@ -1,0 +1,161 @@
+/*
+ * qcow2 RW backing: codec of the header extension
+ *
+ * Turns the bytes of the RW backing extension into a pointer to the RW
+ * backing and back, and refuses everything that the specification
+ * (docs/interop/qcow2-rw-backing.rst) does.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/cutils.h"
+#include "block/qcow2-rw-backing-format.h"
+
+/*
+ * The format name ends up in error messages before anybody looks it up, so it
+ * must not be able to carry anything but a name.
+ */
+static bool format_name_is_valid(const char *format)
+{
+    size_t len = strlen(format);
+
+    return len > 0 && len <= QCOW2_RW_BACKING_MAX_FORMAT &&
+           strspn(format, "abcdefghijklmnopqrstuvwxyz"
+                          "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                          "0123456789-_.") == len;
+}
+
+static bool pointer_validate(const Qcow2RwBackingPointer *ptr, Error **errp)
+{
+    if (!format_name_is_valid(ptr->format)) {
+        g_autofree char *printable = g_strescape(ptr->format, NULL);
+
+        error_setg(errp, "Invalid RW backing format name '%s'", printable);
+        return false;
+    }
+    if (ptr->filename && ptr->filename[0] == '\0') {
+        error_setg(errp, "RW backing file name is empty");
+        return false;
+    }
+    if (ptr->filename &&
+        strlen(ptr->filename) > QCOW2_RW_BACKING_MAX_FILENAME) {
+        error_setg(errp, "RW backing file name of %zu bytes is too long, the "
+                   "maximum is %d", strlen(ptr->filename),
+                   QCOW2_RW_BACKING_MAX_FILENAME);
+        return false;
+    }
+    return true;
+}
+
+static bool fixed_part_parse(const uint8_t *buf, size_t len,
+                             Qcow2RwBackingExt *ext, Error **errp)
+{
+    if (len < sizeof(*ext)) {
+        error_setg(errp, "RW backing extension of %zu bytes is too short, the "
+                   "minimum is %zu", len, sizeof(*ext));
+        return false;
+    }
+
+    memcpy(ext, buf, sizeof(*ext));
+    ext->flags = be32_to_cpu(ext->flags);
+    ext->format_len = be16_to_cpu(ext->format_len);
+    ext->filename_len = be16_to_cpu(ext->filename_len);
+
+    if (ext->flags) {
+        error_setg(errp, "RW backing extension has unknown flags 0x%" PRIx32,
+                   ext->flags);
+        return false;
+    }
+    if (!buffer_is_zero(ext->reserved, sizeof(ext->reserved))) {
+        error_setg(errp, "RW backing extension has non-zero reserved bytes");
+        return false;
+    }
+    if (len != sizeof(*ext) + ext->format_len + ext->filename_len) {
+        error_setg(errp, "RW backing extension is %zu bytes long, but its "
+                   "parts are %zu + %" PRIu16 " + %" PRIu16, len, sizeof(*ext),
+                   ext->format_len, ext->filename_len);
+        return false;
+    }
+    return true;
+}
+
+bool qcow2_rw_backing_pointer_parse(Qcow2RwBackingPointer *ptr,
+                                    const uint8_t *buf, size_t len,
+                                    Error **errp)
+{
+    Qcow2RwBackingExt ext;
+    const char *names;
+
+    *ptr = (Qcow2RwBackingPointer) { };
+
+    if (!fixed_part_parse(buf, len, &ext, errp)) {
+        return false;
+    }
+
+    names = (const char *)buf + sizeof(ext);
+    if (memchr(names, '\0', ext.format_len + ext.filename_len)) {
+        error_setg(errp, "RW backing extension has a NUL byte in a name");
+        return false;
+    }
+
+    ptr->format = g_strndup(names, ext.format_len);
+    if (ext.filename_len) {
+        ptr->filename = g_strndup(names + ext.format_len, ext.filename_len);
+    }
+
+    if (!pointer_validate(ptr, errp)) {
+        qcow2_rw_backing_pointer_destroy(ptr);
+        return false;
+    }
+    return true;
+}
+
+uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
+                                            size_t *len, Error **errp)
+{
+    Qcow2RwBackingExt ext = { };
+    size_t format_len, filename_len;
+    uint8_t *buf;
+
+    if (!pointer_validate(ptr, errp)) {
+        return NULL;
+    }
+
+    format_len = strlen(ptr->format);
+    filename_len = ptr->filename ? strlen(ptr->filename) : 0;
+    ext.format_len = cpu_to_be16(format_len);
+    ext.filename_len = cpu_to_be16(filename_len);
+
+    *len = sizeof(ext) + format_len + filename_len;
+    buf = g_malloc(*len);
+    memcpy(buf, &ext, sizeof(ext));
+    memcpy(buf + sizeof(ext), ptr->format, format_len);
+    if (filename_len) {
+        memcpy(buf + sizeof(ext) + format_len, ptr->filename, filename_len);
+    }
+    return buf;
+}
+
+bool qcow2_rw_backing_check_feature(bool feature, bool extension, Error **errp)
+{
+    if (feature && !extension) {
+        error_setg(errp, "RW backing feature bit is set, but the RW backing "
+                   "extension is missing");
+        return false;
+    }
+    if (extension && !feature) {
+        error_setg(errp, "RW backing extension found, but the RW backing "
+                   "feature bit is not set");
+        return false;
+    }
+    return true;
+}
+
+void qcow2_rw_backing_pointer_destroy(Qcow2RwBackingPointer *ptr)
+{
+    g_clear_pointer(&ptr->format, g_free);
+    g_clear_pointer(&ptr->filename, g_free);
+}

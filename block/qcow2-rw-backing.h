@@ -1,0 +1,173 @@
+/*
+ * qcow2 RW backing: what qcow2.c needs to know of it
+ *
+ * A qcow2 image with an RW backing is a shell: it has metadata of its own
+ * (persistent dirty bitmaps), while all guest data lives in the RW backing, a
+ * child node of any driver.  qcow2.c calls the functions below when it reads
+ * and writes the header; a node that turns out to be a shell gets a driver
+ * table of its own, so that plain qcow2 images never meet this code again.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef BLOCK_QCOW2_RW_BACKING_H
+#define BLOCK_QCOW2_RW_BACKING_H
+
+#include "qcow2.h"
+#include "block/qcow2-rw-backing-format.h"
+
+#define BLOCK_OPT_RW_BACKING            "rw-backing"
+#define BLOCK_OPT_RW_BACKING_FMT        "rw-backing-fmt"
+
+/* Entries of the list of creation options */
+#define QCOW2_RW_BACKING_CREATE_OPTS                                \
+    {                                                               \
+        .name = BLOCK_OPT_RW_BACKING,                               \
+        .type = QEMU_OPT_STRING,                                    \
+        .help = "File name of a disk that keeps all data, while "   \
+                "the image keeps metadata only"                     \
+    },                                                              \
+    {                                                               \
+        .name = BLOCK_OPT_RW_BACKING_FMT,                           \
+        .type = QEMU_OPT_STRING,                                    \
+        .help = "Image format of that disk (default: raw)"          \
+    }
+
+/*
+ * State of a shell.  Written under BDRVQcow2State.lock while the image is
+ * opened or amended, constant for the I/O path.
+ */
+typedef struct Qcow2RwBacking {
+    /* The RW backing; NULL if the image was opened with BDRV_O_NO_IO */
+    BdrvChild *child;
+
+    /* As stored in the header, whatever node the user chose at open time */
+    Qcow2RwBackingPointer pointer;
+
+    /* Size of the RW backing in bytes as stored in the header */
+    uint64_t stored_size;
+} Qcow2RwBacking;
+
+/* Driver table of a shell; never registered, see qcow2_rw_backing_open() */
+extern BlockDriver bdrv_qcow2_rw_backing;
+
+/**
+ * qcow2_rw_backing_read_header:
+ * @header: header of the image in host byte order
+ *
+ * For a shell, checks section "Header fields" of the specification, allocates
+ * the shell's state and takes the virtual size out of @header: qcow2 has
+ * nothing to map.  Does nothing for other images.
+ *
+ * Returns 0, or -errno with @errp set.
+ */
+int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
+                                 Error **errp);
+
+/**
+ * qcow2_rw_backing_read_extension:
+ * @offset: where the data of the RW backing extension starts in bs->file
+ * @len: its length in bytes
+ *
+ * Returns 0, or -errno with @errp set if the extension is malformed, comes
+ * twice, or belongs to an image that is not a shell.
+ */
+int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_read_extension(BlockDriverState *bs, uint64_t offset,
+                                uint32_t len, Error **errp);
+
+/**
+ * qcow2_rw_backing_put_extensions:
+ * @ptr: a valid pointer
+ * @cluster_size: cluster size of the shell in bytes
+ * @buf: where to write the header extensions of a shell
+ * @buflen: room left in @buf in bytes
+ *
+ * Returns the number of bytes written, or -ENOSPC.
+ */
+ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
+                                        size_t cluster_size,
+                                        char *buf, size_t buflen);
+
+/**
+ * qcow2_rw_backing_write_extensions:
+ * @buf: where to write the header extensions of @bs
+ * @buflen: room left in @buf in bytes
+ *
+ * Returns the number of bytes written (0 for an image that is not a shell),
+ * or -ENOSPC.
+ */
+ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
+                                          size_t buflen);
+
+/**
+ * qcow2_rw_backing_open:
+ * @options: options of the node; those for the RW backing are removed
+ * @flags: BDRV_O_* flags; with BDRV_O_NO_IO the RW backing is not opened
+ * @open_child: false if the node keeps its children (cache invalidation)
+ * @update_header: set to true if the header no longer matches the RW backing
+ *
+ * Makes @bs a shell: opens the RW backing, takes over its size and replaces
+ * the driver table.  Does nothing for other images except for refusing the
+ * option.  To be called with the header and all of its extensions read, but
+ * before dirty bitmaps are loaded, since these depend on the size.  Children
+ * opened here are closed by bdrv_close(), also when opening the image fails
+ * later on.
+ *
+ * Called with BDRVQcow2State.lock held.  Returns 0, or -errno with @errp set.
+ */
+int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
+                      bool open_child, bool *update_header, Error **errp);
+
+/**
+ * qcow2_rw_backing_co_create:
+ *
+ * Creates a shell in @create_options->u.qcow2.file for the existing node
+ * @create_options->u.qcow2.rw_backing, whose data is neither read nor written.
+ * The node's file name is stored if it is a plain local file.
+ *
+ * Returns 0, or -errno with @errp set.
+ */
+int coroutine_fn GRAPH_UNLOCKED
+qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options,
+                           Error **errp);
+
+/**
+ * qcow2_rw_backing_co_create_opts:
+ * @filename: file name of the shell; created, or overwritten if it exists
+ * @opts: creation options as given on the command line
+ * @qdict: the same with the names they have in QMP; modified
+ *
+ * Creates a shell for an existing RW backing, or for a new one if there is
+ * none of this name.  An existing RW backing is never changed; files created
+ * here are deleted again on failure.
+ *
+ * Returns 0, or -errno with @errp set.
+ */
+int coroutine_fn GRAPH_UNLOCKED
+qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
+                                QDict *qdict, Error **errp);
+
+/**
+ * qcow2_rw_backing_set_create_size:
+ * @filename: file name of the shell to be created
+ * @opts: creation options
+ *
+ * If @opts have an RW backing, but no size (that is, UINT64_MAX), gives them
+ * the size of the RW backing in bytes.
+ *
+ * Returns false with @errp set if the RW backing cannot be opened.
+ */
+bool GRAPH_UNLOCKED
+qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
+                                 Error **errp);
+
+/* Frees the state of a shell; the RW backing stays attached. */
+void qcow2_rw_backing_free(BlockDriverState *bs);
+
+/* Returns what 'qemu-img info' shows of a shell, NULL for other images. */
+ImageInfoSpecificQCow2RwBacking *
+qcow2_rw_backing_get_info(BlockDriverState *bs);
+
+#endif
