@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class Failure(Exception):
     """Something the user can mend; the text names the thing and the remedy."""
+    status = 1
+
+
+class Unavailable(Failure):
+    """What is needed cannot be had from here: no network, no such package."""
+    status = 77
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,22 @@ class Base:
     role: str       # "default" or "optional"
 
 
-def bases() -> list[Base]:
-    """The bases of base.conf, the default one first."""
+def _configuration(keyword: str) -> list[list[str]]:
+    """What follows @keyword in the lines of base.conf that begin with it."""
     lines = (line.split() for line in
              (ROOT / 'base.conf').read_text().splitlines())
-    found = [Base(*words[1:]) for words in lines if words[:1] == ['base']]
-    return sorted(found, key=lambda base: base.role != 'default')
+    return [words[1:] for words in lines if words[:1] == [keyword]]
+
+
+def bases() -> list[Base]:
+    """The bases of base.conf, the default one first."""
+    return sorted((Base(*words) for words in _configuration('base')),
+                  key=lambda base: base.role != 'default')
+
+
+def minimum_meson() -> str:
+    """The oldest version of meson that builds QEMU."""
+    return _configuration('meson')[0][0]
 
 
 def find_base(name: str | None) -> Base:
@@ -43,11 +59,13 @@ def find_base(name: str | None) -> Base:
 
 
 def script_main(main: Callable[[], int | None]) -> None:
-    """Run @main and exit; a Failure is one message and exit status 1."""
+    """Run @main and exit; a Failure becomes one message and its status."""
     try:
         sys.exit(main())
     except Failure as failure:
         sys.stdout.flush()
-        sys.exit(f'{os.path.basename(sys.argv[0])}: {failure}')
+        name = os.path.basename(sys.argv[0])
+        print(f'{name}: {failure}', file=sys.stderr)
+        sys.exit(failure.status)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,47 @@
+# Thin: brings the scratch tree up to date and hands over to ninja, to the
+# scripts and to meson.  "make" builds, "make demo" and "make check" do so and
+# show or test it; BUILD names another build directory.
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+BUILD = build
+override BUILD := $(abspath $(BUILD))
+
+PROGRAMS = qemu-img qemu-io qemu-nbd qemu-system-x86_64 \
+           storage-daemon/qemu-storage-daemon
+NINJA = ninja -C $(BUILD)/qemu
+
+# Clones in other directories share what ccache has
+export CCACHE_BASEDIR = $(BUILD)
+export CCACHE_NOHASHDIR = 1
+
+all: $(BUILD)/configured
+	scripts/import --sync $(BUILD)/qemu-src
+	$(NINJA) $(PROGRAMS)
+	@cd $(BUILD) && ln -sf $(PROGRAMS:%=qemu/%) .
+
+$(BUILD)/configured:
+	./configure --build-dir=$(BUILD)
+
+demo: all
+	tests/demo/run --build $(BUILD)
+
+check: all
+	scripts/check $(BUILD)
+
+validate: $(BUILD)/configured
+	scripts/validate $(BUILD)
+
+install: all
+	$(NINJA)
+	DESTDIR=$(DESTDIR) $(BUILD)/qemu/pyvenv/bin/meson install --no-rebuild \
+	    --quiet -C $(BUILD)/qemu
+
+clean:
+	if [ -e $(BUILD)/qemu/build.ninja ]; then $(NINJA) -t clean; fi
+	rm -rf $(BUILD)/meson
+
+distclean:
+	rm -rf $(BUILD)
+
+.PHONY: all demo check validate install clean distclean
