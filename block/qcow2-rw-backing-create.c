@@ -24,6 +24,33 @@
 
 /* Options */
 
+/* Completes and checks the options that say how the metadata is laid out */
+static bool check_layout_options(BlockdevCreateOptionsQcow2 *opts,
+                                 Error **errp)
+{
+    uint64_t cluster_size = opts->has_cluster_size ? opts->cluster_size
+                                                   : DEFAULT_CLUSTER_SIZE;
+    uint32_t refcount_bits = opts->has_refcount_bits ? opts->refcount_bits : 16;
+
+    if (!is_power_of_2(cluster_size) ||
+        cluster_size < (1 << MIN_CLUSTER_BITS) ||
+        cluster_size > (1 << MAX_CLUSTER_BITS)) {
+        error_setg(errp, "Cluster size must be a power of two between %d and "
+                   "%dk", 1 << MIN_CLUSTER_BITS,
+                   1 << (MAX_CLUSTER_BITS - 10));
+        return false;
+    }
+    if (refcount_bits > 64 || !is_power_of_2(refcount_bits)) {
+        error_setg(errp, "Refcount width must be a power of two and may not "
+                   "exceed 64 bits");
+        return false;
+    }
+
+    opts->cluster_size = cluster_size;
+    opts->refcount_bits = refcount_bits;
+    return true;
+}
+
 /* Refuses what an image without data of its own cannot have */
 static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
                                  Error **errp)
@@ -58,33 +85,7 @@ static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
                    unsupported);
         return false;
     }
-    return true;
-}
-
-static bool check_layout_options(BlockdevCreateOptionsQcow2 *opts,
-                                 Error **errp)
-{
-    uint64_t cluster_size = opts->has_cluster_size ? opts->cluster_size
-                                                   : DEFAULT_CLUSTER_SIZE;
-    uint32_t refcount_bits = opts->has_refcount_bits ? opts->refcount_bits : 16;
-
-    if (!is_power_of_2(cluster_size) ||
-        cluster_size < (1 << MIN_CLUSTER_BITS) ||
-        cluster_size > (1 << MAX_CLUSTER_BITS)) {
-        error_setg(errp, "Cluster size must be a power of two between %d and "
-                   "%dk", 1 << MIN_CLUSTER_BITS,
-                   1 << (MAX_CLUSTER_BITS - 10));
-        return false;
-    }
-    if (refcount_bits > 64 || !is_power_of_2(refcount_bits)) {
-        error_setg(errp, "Refcount width must be a power of two and may not "
-                   "exceed 64 bits");
-        return false;
-    }
-
-    opts->cluster_size = cluster_size;
-    opts->refcount_bits = refcount_bits;
-    return true;
+    return check_layout_options(opts, errp);
 }
 
 /* The shell */
@@ -187,10 +188,6 @@ create_shell(BlockdevCreateOptionsQcow2 *opts, BlockDriverState *rw_bs,
     BlockDriverState *file_bs;
     int64_t size;
     int ret;
-
-    if (!check_layout_options(opts, errp)) {
-        return -EINVAL;
-    }
 
     bdrv_graph_co_rdlock();
     size = bdrv_co_getlength(rw_bs);
@@ -462,6 +459,12 @@ static BlockdevCreateOptions *visit_create_options(QDict *qdict, Error **errp)
 {
     BlockdevCreateOptions *create_options = NULL;
     Visitor *v;
+
+    if (qdict_haskey(qdict, BLOCK_OPT_DATA_FILE)) {
+        error_setg(errp, "An RW backing cannot be combined with an external "
+                   "data file");
+        return NULL;
+    }
 
     qdict_put_str(qdict, "driver", "qcow2");
     qdict_put_str(qdict, "file", "");

@@ -340,6 +340,8 @@ open_child_node(BlockDriverState *bs, QDict *options, Error **errp)
     if (!child) {
         error_prepend(errp, "Could not open the RW backing of '%s': ",
                       bs->filename);
+        error_append_hint(errp, "If it has moved, use the option 'rw-backing' "
+                          "to open it at its new place.\n");
     }
     return child;
 }
@@ -428,8 +430,8 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
         return -EINVAL;
     }
 
-    if (flags & BDRV_O_NO_IO) {
-        /* The user only looks at the shell, which may not be trustworthy */
+    if (flags & (BDRV_O_NO_IO | BDRV_O_CHECK)) {
+        /* The user only inspects the shell, which may not be trustworthy */
         qdict_extract_subqdict(options, NULL, "rw-backing.");
         qdict_del(options, "rw-backing");
         bs->total_sectors = s->rw_backing->stored_size / BDRV_SECTOR_SIZE;

@@ -38,7 +38,7 @@
  * opened or amended, constant for the I/O path.
  */
 typedef struct Qcow2RwBacking {
-    /* The RW backing; NULL if the image was opened with BDRV_O_NO_IO */
+    /* NULL if the image was opened with BDRV_O_NO_IO or BDRV_O_CHECK */
     BdrvChild *child;
 
     /* As stored in the header, whatever node the user chose at open time */
@@ -103,7 +103,8 @@ ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
 /**
  * qcow2_rw_backing_open:
  * @options: options of the node; those for the RW backing are removed
- * @flags: BDRV_O_* flags; with BDRV_O_NO_IO the RW backing is not opened
+ * @flags: BDRV_O_* flags; with BDRV_O_NO_IO or BDRV_O_CHECK, the RW backing is
+ *         not opened
  * @open_child: false if the node keeps its children (cache invalidation)
  * @update_header: set to true if the header no longer matches the RW backing
  *
