@@ -117,8 +117,7 @@ write_empty_shell(BlockDriverState *file_bs, BlockdevCreateOptionsQcow2 *opts,
         header->compatible_features = cpu_to_be64(QCOW2_COMPAT_LAZY_REFCOUNTS);
     }
 
-    ret = qcow2_rw_backing_put_extensions(ptr, cluster_size,
-                                          buf + sizeof(*header),
+    ret = qcow2_rw_backing_put_extensions(ptr, buf + sizeof(*header),
                                           cluster_size - sizeof(*header));
     if (ret < 0) {
         error_setg(errp, "RW backing file name '%s' does not fit into the "

@@ -144,10 +144,11 @@ static ssize_t write_extension(char *buf, size_t buflen, uint32_t magic,
 }
 
 /*
- * Images with small clusters have no feature name table.  A shell always has
- * the name of its own feature, for the benefit of programs that refuse it.
+ * The feature name table of a shell has the one name that programs need which
+ * refuse it.  It is there whatever the cluster size, unlike that of other
+ * images, which leave it out where space is scarce.
  */
-static ssize_t write_feature_name(size_t cluster_size, char *buf, size_t buflen)
+static ssize_t write_feature_name(char *buf, size_t buflen)
 {
     static const Qcow2Feature feature = {
         .type = QCOW2_FEAT_TYPE_INCOMPATIBLE,
@@ -155,22 +156,18 @@ static ssize_t write_feature_name(size_t cluster_size, char *buf, size_t buflen)
         .name = QCOW2_RW_BACKING_FEATURE_NAME,
     };
 
-    if (cluster_size > 4096) {
-        return 0;
-    }
     return write_extension(buf, buflen, QCOW2_EXT_MAGIC_FEATURE_NAMES,
                            &feature, sizeof(feature));
 }
 
 ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
-                                        size_t cluster_size,
                                         char *buf, size_t buflen)
 {
     g_autofree uint8_t *data = NULL;
     ssize_t name_len, ret;
     size_t len;
 
-    name_len = write_feature_name(cluster_size, buf, buflen);
+    name_len = write_feature_name(buf, buflen);
     if (name_len < 0) {
         return name_len;
     }
@@ -189,8 +186,8 @@ ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
     if (!s->rw_backing) {
         return 0;
     }
-    return qcow2_rw_backing_put_extensions(&s->rw_backing->pointer,
-                                           s->cluster_size, buf, buflen);
+    return qcow2_rw_backing_put_extensions(&s->rw_backing->pointer, buf,
+                                           buflen);
 }
 
 void qcow2_rw_backing_free(BlockDriverState *bs)

@@ -79,14 +79,12 @@ qcow2_rw_backing_read_extension(BlockDriverState *bs, uint64_t offset,
 /**
  * qcow2_rw_backing_put_extensions:
  * @ptr: a valid pointer
- * @cluster_size: cluster size of the shell in bytes
  * @buf: where to write the header extensions of a shell
  * @buflen: room left in @buf in bytes
  *
  * Returns the number of bytes written, or -ENOSPC.
  */
 ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
-                                        size_t cluster_size,
                                         char *buf, size_t buflen);
 
 /**
