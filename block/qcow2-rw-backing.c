@@ -337,8 +337,10 @@ open_child_node(BlockDriverState *bs, QDict *options, Error **errp)
     if (!child) {
         error_prepend(errp, "Could not open the RW backing of '%s': ",
                       bs->filename);
-        error_append_hint(errp, "If it has moved, use the option 'rw-backing' "
-                          "to open it at its new place.\n");
+        if (filename && access(filename, F_OK) < 0) {
+            error_append_hint(errp, "If it has moved, use the option "
+                              "'rw-backing' to open it at its new place.\n");
+        }
     }
     return child;
 }
