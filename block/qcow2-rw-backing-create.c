@@ -286,18 +286,16 @@ static void GRAPH_RDLOCK
 pointer_from_node(BlockDriverState *bs, Qcow2RwBackingPointer *ptr)
 {
     BlockDriverState *data_bs = bdrv_skip_filters(bs);
-    BlockDriverState *file_bs = bdrv_primary_bs(bs) ?: bs;
+    const char *filename = qcow2_rw_backing_local_filename(bs);
+    g_autofree char *cwd = g_get_current_dir();
 
     *ptr = (Qcow2RwBackingPointer) {
         .format = g_strdup(data_bs->drv->protocol_name
                            ? "raw" : data_bs->drv->format_name),
     };
-
-    bdrv_refresh_filename(bs);
-    if (bs->exact_filename[0] && !bs->drv->is_filter &&
-        (!strcmp(file_bs->drv->format_name, "file") ||
-         !strcmp(file_bs->drv->format_name, "host_device"))) {
-        ptr->filename = g_canonicalize_filename(bs->exact_filename, NULL);
+    if (filename) {
+        ptr->filename = g_path_is_absolute(filename)
+            ? g_strdup(filename) : g_build_filename(cwd, filename, NULL);
     }
 }
 

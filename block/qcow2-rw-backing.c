@@ -15,6 +15,7 @@
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
@@ -235,6 +236,20 @@ static bool has_option(QDict *options, const char *key)
     return false;
 }
 
+const char * GRAPH_RDLOCK
+qcow2_rw_backing_local_filename(BlockDriverState *bs)
+{
+    BlockDriverState *file_bs = bdrv_primary_bs(bs) ?: bs;
+
+    bdrv_refresh_filename(bs);
+    if (!bs->exact_filename[0] || bs->drv->is_filter ||
+        (strcmp(file_bs->drv->format_name, "file") &&
+         strcmp(file_bs->drv->format_name, "host_device"))) {
+        return NULL;
+    }
+    return bs->exact_filename;
+}
+
 /*
  * Resolves the stored file name against the directory of the shell.  The
  * result names a local file whatever it looks like: a header must not be able
@@ -246,25 +261,30 @@ stored_filename_resolve(BlockDriverState *bs, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     const char *filename = s->rw_backing->pointer.filename;
+    BlockDriverState *file_bs = bs->file->bs;
     g_autofree char *dirname = NULL;
     g_autofree char *full = NULL;
+    const char *shell;
 
     if (g_path_is_absolute(filename)) {
         return g_strdup(filename);
     }
 
-    dirname = bdrv_dirname(bs->file->bs, errp);
-    if (!dirname) {
-        return NULL;
+    while (bdrv_primary_bs(file_bs)) {
+        file_bs = bdrv_primary_bs(file_bs);
     }
-    if (path_has_protocol(dirname)) {
+    shell = qcow2_rw_backing_local_filename(file_bs);
+    if (!shell) {
         error_setg(errp, "Cannot resolve the relative name '%s' of the RW "
-                   "backing, '%s' is not a local directory", filename, dirname);
+                   "backing, since '%s' is not a local file", filename,
+                   bs->filename);
         return NULL;
     }
 
-    full = g_strconcat(dirname, filename, NULL);
-    if (path_has_protocol(full) || strstart(full, "json:", NULL)) {
+    dirname = g_path_get_dirname(shell);
+    full = strcmp(dirname, ".") ? g_build_filename(dirname, filename, NULL)
+                                : g_strdup(filename);
+    if (path_has_protocol(full)) {
         return g_strconcat("./", full, NULL);
     }
     return g_steal_pointer(&full);
@@ -345,6 +365,7 @@ open_child_node(BlockDriverState *bs, QDict *options, Error **errp)
     return child;
 }
 
+/* The node was opened before, so it has the child */
 static BdrvChild * GRAPH_RDLOCK find_child_node(BlockDriverState *bs)
 {
     BdrvChild *child;
@@ -354,7 +375,7 @@ static BdrvChild * GRAPH_RDLOCK find_child_node(BlockDriverState *bs)
             return child;
         }
     }
-    return NULL;
+    g_assert_not_reached();
 }
 
 /*
@@ -374,8 +395,8 @@ take_over_size(BlockDriverState *bs, bool *update_header, Error **errp)
         return size;
     }
 
-    bs->total_sectors = DIV_ROUND_UP(size, BDRV_SECTOR_SIZE);
-    size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    /* bdrv_co_getlength() counts whole sectors */
+    bs->total_sectors = size / BDRV_SECTOR_SIZE;
     if (size == s->rw_backing->stored_size) {
         return 0;
     }
@@ -438,10 +459,13 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
         return 0;
     }
 
-    s->rw_backing->child = open_child ? open_child_node(bs, options, errp)
-                                      : find_child_node(bs);
-    if (!s->rw_backing->child) {
-        return -EINVAL;
+    if (open_child) {
+        s->rw_backing->child = open_child_node(bs, options, errp);
+        if (!s->rw_backing->child) {
+            return -EINVAL;
+        }
+    } else {
+        s->rw_backing->child = find_child_node(bs);
     }
 
     /* From here on, permissions and limits are those of a shell */
@@ -564,6 +588,67 @@ static void qcow2_rw_backing_cancel_in_flight(BlockDriverState *bs)
 
 /* Size, limits and permissions */
 
+static int64_t coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_co_getlength(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (!rw_backing_child(bs)) {
+        return s->rw_backing->stored_size;
+    }
+    return bdrv_co_getlength(rw_backing_child(bs)->bs);
+}
+
+/*
+ * Resizes the RW backing; the metadata follows.  A crash in between leaves a
+ * header with another size than that of the RW backing, which
+ * take_over_size() deals with, and bitmaps that are in use anyway.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+                             PreallocMode prealloc, BdrvRequestFlags flags,
+                             Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t size;
+    int ret;
+
+    if (!QEMU_IS_ALIGNED(offset, BDRV_SECTOR_SIZE)) {
+        error_setg(errp, "The new size must be a multiple of %u",
+                   (unsigned) BDRV_SECTOR_SIZE);
+        return -EINVAL;
+    }
+
+    QEMU_LOCK_GUARD(&s->lock);
+
+    if (qcow2_truncate_bitmaps_check(bs, errp)) {
+        return -ENOTSUP;
+    }
+    ret = bdrv_co_truncate(rw_backing_child(bs), offset, exact, prealloc,
+                           flags, errp);
+    if (ret < 0) {
+        return ret;
+    }
+
+    /* A device may be larger than asked for */
+    size = bdrv_co_getlength(rw_backing_child(bs)->bs);
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the new size of the RW "
+                         "backing of '%s'", bs->filename);
+        return size;
+    }
+    bs->total_sectors = size / BDRV_SECTOR_SIZE;
+    s->rw_backing->stored_size = size;
+
+    /* The disk has its new size, whether the header knows it yet or not */
+    ret = qcow2_update_header(bs);
+    if (ret < 0) {
+        warn_report("Could not write the new size to the header of '%s': %s",
+                    bs->filename, strerror(-ret));
+    }
+    return 0;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 {
@@ -636,6 +721,8 @@ BlockDriver bdrv_qcow2_rw_backing = {
     .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
     .bdrv_co_invalidate_cache           = qcow2_rw_backing_co_invalidate_cache,
+    .bdrv_co_getlength                  = qcow2_rw_backing_co_getlength,
+    .bdrv_co_truncate                   = qcow2_rw_backing_co_truncate,
     .bdrv_co_get_info                   = qcow2_rw_backing_co_get_info,
     .bdrv_probe_blocksizes              = qcow2_rw_backing_probe_blocksizes,
     .bdrv_probe_geometry                = qcow2_rw_backing_probe_geometry,

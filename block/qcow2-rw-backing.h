@@ -165,6 +165,16 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
 /* Frees the state of a shell; the RW backing stays attached. */
 void qcow2_rw_backing_free(BlockDriverState *bs);
 
+/**
+ * qcow2_rw_backing_local_filename:
+ *
+ * Returns the literal path of a node that is a local file or device, or is
+ * nothing more than the default view of one in some format.  Returns NULL for
+ * all other nodes.  The string belongs to a node.
+ */
+const char * GRAPH_RDLOCK
+qcow2_rw_backing_local_filename(BlockDriverState *bs);
+
 /* Returns what 'qemu-img info' shows of a shell, NULL for other images. */
 ImageInfoSpecificQCow2RwBacking *
 qcow2_rw_backing_get_info(BlockDriverState *bs);
