@@ -298,7 +298,7 @@ class GitTree:
         """The contents of @path in @commit."""
         return subprocess.run(
             ['git', 'cat-file', 'blob', f'{commit}:{path}'], cwd=self.path,
-            check=True, capture_output=True).stdout
+            check=True, capture_output=True, env=_git_env()).stdout
 
     def has(self, commit: str, path: str) -> bool:
         """Whether @commit has the file @path."""

@@ -23,7 +23,7 @@ sys.modules['check'] = check
 loader.exec_module(check)
 
 
-def test(result, stdout='', stderr=''):
+def meson_says(result, stdout='', stderr=''):
     """What meson's log says of a test."""
     return {'name': 'a', 'result': result, 'stdout': stdout,
             'stderr': stderr, 'duration': 1.5}
@@ -32,7 +32,7 @@ def test(result, stdout='', stderr=''):
 class ReadResults(unittest.TestCase):
     def outcomes(self, *args):
         return [(result.name, result.outcome)
-                for result in check.read_results(test(*args))]
+                for result in check.read_results(meson_says(*args))]
 
     def test_plain(self):
         self.assertEqual(self.outcomes('OK'), [('a', 'passed')])
@@ -41,7 +41,7 @@ class ReadResults(unittest.TestCase):
         self.assertEqual(self.outcomes('ERROR'), [('a', 'failed')])
 
     def test_plain_skip_tells_why(self):
-        skip, = check.read_results(test('SKIP', 'trying\nno network\n'))
+        skip, = check.read_results(meson_says('SKIP', 'trying\nno network\n'))
         self.assertEqual((skip.outcome, skip.log), ('skipped', 'no network'))
 
     def test_cases(self):
@@ -53,7 +53,7 @@ class ReadResults(unittest.TestCase):
 
     def test_reason_of_a_skipped_case(self):
         _, skip = check.read_results(
-            test('OK', '1..2\nok 1 x\nok 2 w # SKIP no fuse\n'))
+            meson_says('OK', '1..2\nok 1 x\nok 2 w # SKIP no fuse\n'))
         self.assertEqual(skip.log, 'no fuse')
 
     def test_crash_after_good_cases(self):
