@@ -218,66 +218,6 @@ create_shell(BlockdevCreateOptionsQcow2 *opts, BlockDriverState *rw_bs,
 
 /* The RW backing */
 
-static bool GRAPH_RDLOCK contains_shell(BlockDriverState *bs)
-{
-    BdrvChild *child;
-
-    if (bs->drv == &bdrv_qcow2_rw_backing) {
-        return true;
-    }
-    QLIST_FOREACH(child, &bs->children, next) {
-        if (contains_shell(child->bs)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Is one of the nodes below @bs, or @bs itself, the local file @st? */
-static bool GRAPH_RDLOCK
-contains_file(BlockDriverState *bs, const struct stat *st)
-{
-    BdrvChild *child;
-    struct stat node_st;
-
-    bdrv_refresh_filename(bs);
-    if (bs->drv->protocol_name && bs->exact_filename[0] &&
-        stat(bs->exact_filename, &node_st) == 0 &&
-        node_st.st_dev == st->st_dev && node_st.st_ino == st->st_ino) {
-        return true;
-    }
-    QLIST_FOREACH(child, &bs->children, next) {
-        if (contains_file(child->bs, st)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Refuses to write the shell into what is, or depends on, its RW backing */
-static bool coroutine_fn GRAPH_UNLOCKED
-check_no_loop(const char *filename, BlockDriverState *rw_bs,
-              const char *rw_filename, Error **errp)
-{
-    struct stat st;
-    bool ok = false;
-
-    strstart(filename, "file:", &filename);
-
-    bdrv_graph_co_rdlock();
-    if (stat(filename, &st) == 0 && contains_file(rw_bs, &st)) {
-        error_setg(errp, "RW backing '%s' is or needs the file '%s', which "
-                   "the new image would overwrite", rw_filename, filename);
-    } else if (contains_shell(rw_bs)) {
-        error_setg(errp, "RW backing '%s' is or needs an image that has an RW "
-                   "backing itself", rw_filename);
-    } else {
-        ok = true;
-    }
-    bdrv_graph_co_rdunlock();
-    return ok;
-}
-
 /*
  * What the header can say about an existing node.  A name is stored only if
  * opening it with the stored format gives the same node again.
@@ -297,6 +237,14 @@ pointer_from_node(BlockDriverState *bs, Qcow2RwBackingPointer *ptr)
         ptr->filename = g_path_is_absolute(filename)
             ? g_strdup(filename) : g_build_filename(cwd, filename, NULL);
     }
+}
+
+static bool coroutine_fn GRAPH_UNLOCKED
+check_no_loop(const char *filename, BlockDriverState *rw_bs,
+              const char *rw_filename, Error **errp)
+{
+    GRAPH_RDLOCK_GUARD();
+    return qcow2_rw_backing_check_no_loop(filename, rw_bs, rw_filename, errp);
 }
 
 /* Creation through QMP */
@@ -330,44 +278,6 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
 
 /* Creation with qemu-img */
 
-/* A name with a protocol prefix is the user's to give, but not to be stored */
-static bool is_local_path(const char *filename)
-{
-    return !path_has_protocol(filename) && !strstart(filename, "json:", NULL);
-}
-
-/*
- * Returns the name under which QEMU finds the RW backing @rw_filename of the
- * new image @filename, or NULL with @errp set.
- */
-static char *resolve_rw_backing(const char *filename, const char *rw_filename,
-                                Error **errp)
-{
-    if (!rw_filename[0]) {
-        error_setg(errp, "Expected RW backing file name, got empty string");
-        return NULL;
-    }
-    if (!is_local_path(rw_filename)) {
-        return g_strdup(rw_filename);
-    }
-    return bdrv_get_full_backing_filename_from_filename(filename, rw_filename,
-                                                        errp);
-}
-
-/* Options and flags to look at an RW backing without touching its data */
-static QDict *inspect_options(const char *format, int *flags)
-{
-    QDict *options = qdict_new();
-
-    *flags = BDRV_O_NO_IO;
-    if (!strcmp(format, "raw")) {
-        *flags |= BDRV_O_PROTOCOL;
-    } else {
-        qdict_put_str(options, "driver", format);
-    }
-    return options;
-}
-
 /*
  * Creates an RW backing unless there is a file of this name.
  *
@@ -383,7 +293,7 @@ create_rw_backing(const char *rw_filename, const char *format, uint64_t size,
     QemuOpts *opts;
     int fd, ret;
 
-    if (!is_local_path(rw_filename) || access(rw_filename, F_OK) == 0) {
+    if (!qcow2_rw_backing_is_local_path(rw_filename) || access(rw_filename, F_OK) == 0) {
         return 0;
     }
     if (!drv || !drv->create_opts) {
@@ -498,10 +408,10 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     qdict_del(qdict, BLOCK_OPT_RW_BACKING_FMT);
     ptr = (Qcow2RwBackingPointer) {
         .format = format,
-        .filename = is_local_path(name) ? name : NULL,
+        .filename = qcow2_rw_backing_is_local_path(name) ? name : NULL,
     };
 
-    rw_filename = resolve_rw_backing(filename, name, errp);
+    rw_filename = qcow2_rw_backing_resolve(filename, name, errp);
     create_options = rw_filename ? visit_create_options(qdict, errp) : NULL;
     if (!create_options ||
         !check_create_options(&create_options->u.qcow2, errp)) {
@@ -516,7 +426,7 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
         return created;
     }
 
-    rw_options = inspect_options(format, &flags);
+    rw_options = qcow2_rw_backing_inspect_options(format, &flags);
     rw_bs = bdrv_co_open(rw_filename, NULL, rw_options, flags, errp);
     if (!rw_bs) {
         ret = -EINVAL;
@@ -551,14 +461,14 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
         return true;
     }
 
-    rw_filename = resolve_rw_backing(filename, name, errp);
+    rw_filename = qcow2_rw_backing_resolve(filename, name, errp);
     if (!rw_filename) {
         return false;
     }
-    options = inspect_options(format, &flags);
+    options = qcow2_rw_backing_inspect_options(format, &flags);
     bs = bdrv_open(rw_filename, NULL, options, flags, errp);
     if (!bs) {
-        if (is_local_path(rw_filename) && access(rw_filename, F_OK) != 0) {
+        if (qcow2_rw_backing_is_local_path(rw_filename) && access(rw_filename, F_OK) != 0) {
             error_append_hint(errp, "Give a size to create a new RW "
                               "backing.\n");
         }

@@ -490,13 +490,14 @@ qcow2_rw_backing_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     }
 }
 
-/* I/O */
+/* I/O; debug events go to bs->file, where blkdebug is with any qcow2 image */
 
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_preadv_part(BlockDriverState *bs, int64_t offset,
                                 int64_t bytes, QEMUIOVector *qiov,
                                 size_t qiov_offset, BdrvRequestFlags flags)
 {
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_READ_AIO);
     return bdrv_co_preadv_part(rw_backing_child(bs), offset, bytes, qiov,
                                qiov_offset, flags);
 }
@@ -506,6 +507,7 @@ qcow2_rw_backing_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
                                  size_t qiov_offset, BdrvRequestFlags flags)
 {
+    BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
     return bdrv_co_pwritev_part(rw_backing_child(bs), offset, bytes, qiov,
                                 qiov_offset, flags);
 }
@@ -616,6 +618,12 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     if (!QEMU_IS_ALIGNED(offset, BDRV_SECTOR_SIZE)) {
         error_setg(errp, "The new size must be a multiple of %u",
                    (unsigned) BDRV_SECTOR_SIZE);
+        return -EINVAL;
+    }
+
+    if (!rw_backing_child(bs)) {
+        error_setg(errp, "Image '%s' was opened without its RW backing, which "
+                   "is needed to resize it", bs->filename);
         return -EINVAL;
     }
 
@@ -754,6 +762,7 @@ static void qcow2_rw_backing_init(void)
     drv->bdrv_co_flush_to_os = bdrv_qcow2.bdrv_co_flush_to_os;
     drv->bdrv_co_check = bdrv_qcow2.bdrv_co_check;
     drv->bdrv_get_specific_info = bdrv_qcow2.bdrv_get_specific_info;
+    drv->create_opts = bdrv_qcow2.create_opts;
     drv->bdrv_detach_aio_context = bdrv_qcow2.bdrv_detach_aio_context;
     drv->bdrv_attach_aio_context = bdrv_qcow2.bdrv_attach_aio_context;
 

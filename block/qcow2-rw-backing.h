@@ -162,6 +162,59 @@ bool GRAPH_UNLOCKED
 qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
                                  Error **errp);
 
+/* Finding and inspecting a disk that the user names */
+
+/*
+ * Returns false for names with a protocol prefix, which are the user's to
+ * give, but must not be stored.
+ */
+bool qcow2_rw_backing_is_local_path(const char *filename);
+
+/**
+ * qcow2_rw_backing_resolve:
+ * @filename: file name of the shell
+ * @rw_filename: what the user calls the RW backing
+ *
+ * Returns the name under which QEMU finds the RW backing, to be freed with
+ * g_free(), or NULL with @errp set.
+ */
+char *qcow2_rw_backing_resolve(const char *filename, const char *rw_filename,
+                               Error **errp);
+
+/**
+ * qcow2_rw_backing_inspect_options:
+ * @format: format of the RW backing
+ * @flags: set to the BDRV_O_* flags to go with the result
+ *
+ * Returns options for bdrv_open() that open an RW backing without touching
+ * its data.
+ */
+QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags);
+
+/**
+ * qcow2_rw_backing_check_no_loop:
+ * @filename: file name of the shell, which need not exist
+ * @rw_bs: node of the disk that is to be its RW backing
+ * @rw_filename: what the user calls that disk
+ *
+ * Returns false with @errp set if @rw_bs is or needs the file @filename, or
+ * any image with an RW backing.
+ */
+bool GRAPH_RDLOCK
+qcow2_rw_backing_check_no_loop(const char *filename, BlockDriverState *rw_bs,
+                               const char *rw_filename, Error **errp);
+
+/* Amending */
+
+/**
+ * qcow2_rw_backing_amend_flags:
+ * @options: what the user wants to be amended, as on the command line
+ *
+ * Returns the BDRV_O_* flags needed to open the image: one that is to be
+ * pointed to another RW backing is opened without the old one.
+ */
+int qcow2_rw_backing_amend_flags(const char *options);
+
 /* Frees the state of a shell; the RW backing stays attached. */
 void qcow2_rw_backing_free(BlockDriverState *bs);
 
