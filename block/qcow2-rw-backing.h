@@ -24,8 +24,7 @@
     {                                                               \
         .name = BLOCK_OPT_RW_BACKING,                               \
         .type = QEMU_OPT_STRING,                                    \
-        .help = "File name of a disk that keeps all data, while "   \
-                "the image keeps metadata only"                     \
+        .help = "File name of the disk that keeps all data"         \
     },                                                              \
     {                                                               \
         .name = BLOCK_OPT_RW_BACKING_FMT,                           \
