@@ -137,7 +137,8 @@ static QemuOptsList qcow2_rw_backing_amend_opts = {
     .name = "qcow2-rw-backing-amend-opts",
     .head = QTAILQ_HEAD_INITIALIZER(qcow2_rw_backing_amend_opts.head),
     .desc = {
-        QCOW2_RW_BACKING_CREATE_OPTS,
+        QCOW2_RW_BACKING_OPT,
+        QCOW2_RW_BACKING_FMT_OPT,
         { /* end of list */ }
     }
 };

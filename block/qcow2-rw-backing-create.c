@@ -293,7 +293,7 @@ create_rw_backing(const char *rw_filename, const char *format, uint64_t size,
     QemuOpts *opts;
     int fd, ret;
 
-    if (!qcow2_rw_backing_is_local_path(rw_filename) || access(rw_filename, F_OK) == 0) {
+    if (!qcow2_rw_backing_is_missing(rw_filename)) {
         return 0;
     }
     if (!drv || !drv->create_opts) {
@@ -468,7 +468,7 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
     options = qcow2_rw_backing_inspect_options(format, &flags);
     bs = bdrv_open(rw_filename, NULL, options, flags, errp);
     if (!bs) {
-        if (qcow2_rw_backing_is_local_path(rw_filename) && access(rw_filename, F_OK) != 0) {
+        if (qcow2_rw_backing_is_missing(rw_filename)) {
             error_append_hint(errp, "Give a size to create a new RW "
                               "backing.\n");
         }

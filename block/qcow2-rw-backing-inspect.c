@@ -21,6 +21,12 @@ bool qcow2_rw_backing_is_local_path(const char *filename)
     return !path_has_protocol(filename) && !strstart(filename, "json:", NULL);
 }
 
+bool qcow2_rw_backing_is_missing(const char *rw_filename)
+{
+    return qcow2_rw_backing_is_local_path(rw_filename) &&
+           access(rw_filename, F_OK) < 0 && errno == ENOENT;
+}
+
 char *qcow2_rw_backing_resolve(const char *filename, const char *rw_filename,
                                Error **errp)
 {

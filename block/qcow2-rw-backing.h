@@ -19,13 +19,14 @@
 #define BLOCK_OPT_RW_BACKING            "rw-backing"
 #define BLOCK_OPT_RW_BACKING_FMT        "rw-backing-fmt"
 
-/* Entries of the list of creation options */
-#define QCOW2_RW_BACKING_CREATE_OPTS                                \
+/* Entries of lists of creation and amend options */
+#define QCOW2_RW_BACKING_OPT                                        \
     {                                                               \
         .name = BLOCK_OPT_RW_BACKING,                               \
         .type = QEMU_OPT_STRING,                                    \
         .help = "File name of the disk that keeps all data"         \
-    },                                                              \
+    }
+#define QCOW2_RW_BACKING_FMT_OPT                                    \
     {                                                               \
         .name = BLOCK_OPT_RW_BACKING_FMT,                           \
         .type = QEMU_OPT_STRING,                                    \
@@ -168,6 +169,9 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
  * give, but must not be stored.
  */
 bool qcow2_rw_backing_is_local_path(const char *filename);
+
+/* Returns true if there is nothing yet at the local path @rw_filename. */
+bool qcow2_rw_backing_is_missing(const char *rw_filename);
 
 /**
  * qcow2_rw_backing_resolve:

@@ -92,7 +92,7 @@ static void test_round_trip(void)
     const Qcow2RwBackingPointer pointers[] = {
         { (char *)"raw", (char *)"disk.raw" },
         { (char *)"raw", (char *)"/dev/vg0/lv0" },
-        { (char *)"qcow2", (char *)"json:{} nbd:x \n\xc3\xa4" },
+        { (char *)"qcow2", (char *)"json:{} nbd:x\n\xc3\xa4" },
         { (char *)"vmdk", NULL },
         { (char *)"x", (char *)"y" },
         { longest_format, longest_filename },
