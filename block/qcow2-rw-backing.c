@@ -358,8 +358,8 @@ open_child_node(BlockDriverState *bs, QDict *options, Error **errp)
         error_prepend(errp, "Could not open the RW backing of '%s': ",
                       bs->filename);
         if (filename && access(filename, F_OK) < 0) {
-            error_append_hint(errp, "If it has moved, use the option "
-                              "'rw-backing' to open it at its new place.\n");
+            error_append_hint(errp, "If it has moved, 'qemu-img amend' tells "
+                              "the image, or use the option 'rw-backing'.\n");
         }
     }
     return child;
