@@ -53,7 +53,8 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
     }
 
     size = bdrv_getlength(rw_bs);
-    if (!qcow2_rw_backing_check_no_loop(bs->filename, rw_bs, name, errp)) {
+    if (!qcow2_rw_backing_check_no_loop(bs->filename, bs->file->bs, rw_bs,
+                                        name, errp)) {
         /* @errp says why */
     } else if (size < 0) {
         error_setg_errno(errp, -size, "Could not get the size of '%s'",
@@ -86,6 +87,9 @@ amend_pointer(BlockDriverState *bs, const char *name, const char *format,
     }
     if (new.filename && !qcow2_rw_backing_is_local_path(new.filename)) {
         g_clear_pointer(&new.filename, g_free);
+    }
+    if (!qcow2_rw_backing_pointer_validate(&new, errp)) {
+        goto fail;
     }
 
     s->rw_backing->pointer = new;

@@ -90,18 +90,48 @@ static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
 
 /* The shell */
 
-/* Header, refcount table and one refcount block, all of them minimal */
-static int coroutine_fn GRAPH_UNLOCKED
-write_empty_shell(BlockDriverState *file_bs, BlockdevCreateOptionsQcow2 *opts,
-                  const Qcow2RwBackingPointer *ptr, Error **errp)
+static bool coroutine_fn GRAPH_UNLOCKED
+check_size(BlockdevCreateOptionsQcow2 *opts, BlockDriverState *rw_bs,
+           const char *rw_name, Error **errp)
+{
+    int64_t size;
+
+    bdrv_graph_co_rdlock();
+    size = bdrv_co_getlength(rw_bs);
+    bdrv_graph_co_rdunlock();
+
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the size of the RW "
+                         "backing '%s'", rw_name);
+        return false;
+    }
+    if (size != opts->size) {
+        error_setg(errp, "RW backing '%s' has a size of %" PRId64 " bytes, "
+                   "which disagrees with the given size of %" PRIu64,
+                   rw_name, size, opts->size);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Returns the clusters of a new shell: header, refcount table and an empty
+ * refcount block.  Returns NULL with @errp set if @ptr cannot be stored.
+ */
+static char *build_shell(BlockdevCreateOptionsQcow2 *opts,
+                         const Qcow2RwBackingPointer *ptr, Error **errp)
 {
     size_t cluster_size = opts->cluster_size;
-    g_autofree char *buf = g_malloc0(3 * cluster_size);
-    QCowHeader *header = (QCowHeader *)buf;
     uint64_t refcount_table_entry = cpu_to_be64(2 * cluster_size);
-    BlockBackend *blk;
-    ssize_t ret;
+    g_autofree char *buf = NULL;
+    QCowHeader *header;
 
+    if (!qcow2_rw_backing_pointer_validate(ptr, errp)) {
+        return NULL;
+    }
+
+    buf = g_malloc0(3 * cluster_size);
+    header = (QCowHeader *)buf;
     *header = (QCowHeader) {
         .magic                      = cpu_to_be32(QCOW_MAGIC),
         .version                    = cpu_to_be32(3),
@@ -116,36 +146,23 @@ write_empty_shell(BlockDriverState *file_bs, BlockdevCreateOptionsQcow2 *opts,
     if (opts->has_lazy_refcounts && opts->lazy_refcounts) {
         header->compatible_features = cpu_to_be64(QCOW2_COMPAT_LAZY_REFCOUNTS);
     }
-
-    ret = qcow2_rw_backing_put_extensions(ptr, buf + sizeof(*header),
-                                          cluster_size - sizeof(*header));
-    if (ret < 0) {
+    if (qcow2_rw_backing_put_extensions(ptr, buf + sizeof(*header),
+                                        cluster_size - sizeof(*header)) < 0) {
         error_setg(errp, "RW backing file name '%s' does not fit into the "
                    "header cluster of %zu bytes", ptr->filename ?: "",
                    cluster_size);
-        return ret;
+        return NULL;
     }
     memcpy(buf + cluster_size, &refcount_table_entry,
            sizeof(refcount_table_entry));
 
-    blk = blk_co_new_with_bs(file_bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
-                             BLK_PERM_ALL, errp);
-    if (!blk) {
-        return -EPERM;
-    }
-    blk_set_allow_write_beyond_eof(blk, true);
-    ret = blk_co_pwrite(blk, 0, 3 * cluster_size, buf, 0);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not write the image header");
-    }
-    blk_co_unref(blk);
-    return ret;
+    return g_steal_pointer(&buf);
 }
 
 /*
- * Enters the clusters of write_empty_shell() into the refcounts and completes
- * the header.  Opened with BDRV_O_NO_IO, the image does without its RW
- * backing, while its metadata can be written.
+ * Enters the clusters of build_shell() into the refcounts and completes the
+ * header.  Opened with BDRV_O_NO_IO, the image does without its RW backing,
+ * while its metadata can be written.
  */
 static int coroutine_fn GRAPH_UNLOCKED
 finish_shell(BlockDriverState *file_bs, size_t cluster_size, Error **errp)
@@ -180,40 +197,27 @@ finish_shell(BlockDriverState *file_bs, size_t cluster_size, Error **errp)
     return ret;
 }
 
+/* Writes what build_shell() has returned to @file_bs, and completes it */
 static int coroutine_fn GRAPH_UNLOCKED
-create_shell(BlockdevCreateOptionsQcow2 *opts, BlockDriverState *rw_bs,
-             const Qcow2RwBackingPointer *ptr, Error **errp)
+write_shell(BlockDriverState *file_bs, const char *buf, size_t cluster_size,
+            Error **errp)
 {
-    BlockDriverState *file_bs;
-    int64_t size;
+    BlockBackend *blk;
     int ret;
 
-    bdrv_graph_co_rdlock();
-    size = bdrv_co_getlength(rw_bs);
-    bdrv_graph_co_rdunlock();
-    if (size < 0) {
-        error_setg_errno(errp, -size, "Could not get the size of the RW "
-                         "backing");
-        return size;
+    blk = blk_co_new_with_bs(file_bs, BLK_PERM_WRITE | BLK_PERM_RESIZE,
+                             BLK_PERM_ALL, errp);
+    if (!blk) {
+        return -EPERM;
     }
-    if (size != opts->size) {
-        error_setg(errp, "RW backing '%s' has a size of %" PRId64 " bytes, "
-                   "which disagrees with the given size of %" PRIu64,
-                   ptr->filename ?: bdrv_get_node_name(rw_bs), size,
-                   opts->size);
-        return -EINVAL;
+    blk_set_allow_write_beyond_eof(blk, true);
+    ret = blk_co_pwrite(blk, 0, 3 * cluster_size, buf, 0);
+    blk_co_unref(blk);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the image header");
+        return ret;
     }
-
-    file_bs = bdrv_co_open_blockdev_ref(opts->file, errp);
-    if (!file_bs) {
-        return -EIO;
-    }
-    ret = write_empty_shell(file_bs, opts, ptr, errp);
-    if (ret >= 0) {
-        ret = finish_shell(file_bs, opts->cluster_size, errp);
-    }
-    bdrv_co_unref(file_bs);
-    return ret;
+    return finish_shell(file_bs, cluster_size, errp);
 }
 
 /* The RW backing */
@@ -240,11 +244,12 @@ pointer_from_node(BlockDriverState *bs, Qcow2RwBackingPointer *ptr)
 }
 
 static bool coroutine_fn GRAPH_UNLOCKED
-check_no_loop(const char *filename, BlockDriverState *rw_bs,
-              const char *rw_filename, Error **errp)
+check_no_loop(const char *filename, BlockDriverState *file_bs,
+              BlockDriverState *rw_bs, const char *rw_name, Error **errp)
 {
     GRAPH_RDLOCK_GUARD();
-    return qcow2_rw_backing_check_no_loop(filename, rw_bs, rw_filename, errp);
+    return qcow2_rw_backing_check_no_loop(filename, file_bs, rw_bs, rw_name,
+                                          errp);
 }
 
 /* Creation through QMP */
@@ -253,9 +258,11 @@ int coroutine_fn GRAPH_UNLOCKED
 qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
 {
     BlockdevCreateOptionsQcow2 *opts = &create_options->u.qcow2;
-    Qcow2RwBackingPointer ptr;
-    BlockDriverState *rw_bs;
-    int ret;
+    Qcow2RwBackingPointer ptr = { };
+    BlockDriverState *rw_bs, *file_bs = NULL;
+    g_autofree char *buf = NULL;
+    const char *rw_name;
+    int ret = -EINVAL;
 
     if (!check_create_options(opts, errp)) {
         return -EINVAL;
@@ -264,14 +271,29 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     if (!rw_bs) {
         return -EIO;
     }
+    file_bs = bdrv_co_open_blockdev_ref(opts->file, errp);
+    if (!file_bs) {
+        ret = -EIO;
+        goto out;
+    }
 
+    rw_name = bdrv_get_node_name(rw_bs);
     bdrv_graph_co_rdlock();
     pointer_from_node(rw_bs, &ptr);
     bdrv_graph_co_rdunlock();
 
-    ret = create_shell(opts, rw_bs, &ptr, errp);
+    if (!check_no_loop(file_bs->filename, file_bs, rw_bs, rw_name, errp) ||
+        !check_size(opts, rw_bs, rw_name, errp)) {
+        goto out;
+    }
+    buf = build_shell(opts, &ptr, errp);
+    if (buf) {
+        ret = write_shell(file_bs, buf, opts->cluster_size, errp);
+    }
 
+out:
     qcow2_rw_backing_pointer_destroy(&ptr);
+    bdrv_co_unref(file_bs);
     bdrv_co_unref(rw_bs);
     return ret;
 }
@@ -328,10 +350,8 @@ create_rw_backing(const char *rw_filename, const char *format, uint64_t size,
 }
 
 static int coroutine_fn GRAPH_UNLOCKED
-create_shell_file(const char *filename, QemuOpts *opts,
-                  BlockdevCreateOptionsQcow2 *create_options,
-                  BlockDriverState *rw_bs, const Qcow2RwBackingPointer *ptr,
-                  Error **errp)
+create_shell_file(const char *filename, QemuOpts *opts, const char *buf,
+                  size_t cluster_size, Error **errp)
 {
     BlockDriverState *bs;
     int ret;
@@ -346,12 +366,7 @@ create_shell_file(const char *filename, QemuOpts *opts,
         return -EIO;
     }
 
-    create_options->file = g_new(BlockdevRef, 1);
-    *create_options->file = (BlockdevRef) {
-        .type = QTYPE_QSTRING,
-        .u.reference = g_strdup(bs->node_name),
-    };
-    ret = create_shell(create_options, rw_bs, ptr, errp);
+    ret = write_shell(bs, buf, cluster_size, errp);
     if (ret < 0) {
         bdrv_graph_co_rdlock();
         bdrv_co_delete_file_noerr(bs);
@@ -361,7 +376,7 @@ create_shell_file(const char *filename, QemuOpts *opts,
     return ret;
 }
 
-/* Returns the options as a QAPI type, without any node in them, or NULL */
+/* Returns the options as a QAPI type, with no nodes that mean anything */
 static BlockdevCreateOptions *visit_create_options(QDict *qdict, Error **errp)
 {
     BlockdevCreateOptions *create_options = NULL;
@@ -381,10 +396,6 @@ static BlockdevCreateOptions *visit_create_options(QDict *qdict, Error **errp)
     }
     visit_type_BlockdevCreateOptions(v, NULL, &create_options, errp);
     visit_free(v);
-    if (create_options) {
-        g_clear_pointer(&create_options->u.qcow2.file,
-                        qapi_free_BlockdevRef);
-    }
     return create_options;
 }
 
@@ -396,10 +407,12 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     g_autofree char *name = NULL;
     g_autofree char *format = NULL;
     g_autofree char *rw_filename = NULL;
+    g_autofree char *buf = NULL;
+    BlockdevCreateOptionsQcow2 *qcow2_opts;
     Qcow2RwBackingPointer ptr;
     BlockDriverState *rw_bs = NULL;
     QDict *rw_options;
-    int flags, created, ret;
+    int flags, created, ret = -EINVAL;
 
     name = g_strdup(qdict_get_str(qdict, BLOCK_OPT_RW_BACKING));
     format = g_strdup(qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING_FMT)
@@ -413,28 +426,30 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
 
     rw_filename = qcow2_rw_backing_resolve(filename, name, errp);
     create_options = rw_filename ? visit_create_options(qdict, errp) : NULL;
-    if (!create_options ||
-        !check_create_options(&create_options->u.qcow2, errp)) {
+    if (!create_options) {
         return -EINVAL;
     }
-    create_options->u.qcow2.size = ROUND_UP(create_options->u.qcow2.size,
-                                            BDRV_SECTOR_SIZE);
+    qcow2_opts = &create_options->u.qcow2;
+    qcow2_opts->size = ROUND_UP(qcow2_opts->size, BDRV_SECTOR_SIZE);
+    if (!check_create_options(qcow2_opts, errp)) {
+        return -EINVAL;
+    }
+    buf = build_shell(qcow2_opts, &ptr, errp);
+    if (!buf) {
+        return -EINVAL;
+    }
 
-    created = create_rw_backing(rw_filename, format,
-                                create_options->u.qcow2.size, errp);
+    created = create_rw_backing(rw_filename, format, qcow2_opts->size, errp);
     if (created < 0) {
         return created;
     }
 
     rw_options = qcow2_rw_backing_inspect_options(format, &flags);
     rw_bs = bdrv_co_open(rw_filename, NULL, rw_options, flags, errp);
-    if (!rw_bs) {
-        ret = -EINVAL;
-    } else if (!check_no_loop(filename, rw_bs, name, errp)) {
-        ret = -EINVAL;
-    } else {
-        ret = create_shell_file(filename, opts, &create_options->u.qcow2,
-                                rw_bs, &ptr, errp);
+    if (rw_bs && check_no_loop(filename, NULL, rw_bs, name, errp) &&
+        check_size(qcow2_opts, rw_bs, name, errp)) {
+        ret = create_shell_file(filename, opts, buf, qcow2_opts->cluster_size,
+                                errp);
     }
 
     if (created && ret < 0) {

@@ -28,7 +28,8 @@ static bool format_name_is_valid(const char *format)
                           "0123456789-_.") == len;
 }
 
-static bool pointer_validate(const Qcow2RwBackingPointer *ptr, Error **errp)
+bool qcow2_rw_backing_pointer_validate(const Qcow2RwBackingPointer *ptr,
+                                       Error **errp)
 {
     if (!format_name_is_valid(ptr->format)) {
         g_autofree char *printable = g_strescape(ptr->format, NULL);
@@ -106,7 +107,7 @@ bool qcow2_rw_backing_pointer_parse(Qcow2RwBackingPointer *ptr,
         ptr->filename = g_strndup(names + ext.format_len, ext.filename_len);
     }
 
-    if (!pointer_validate(ptr, errp)) {
+    if (!qcow2_rw_backing_pointer_validate(ptr, errp)) {
         qcow2_rw_backing_pointer_destroy(ptr);
         return false;
     }
@@ -120,7 +121,7 @@ uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
     size_t format_len, filename_len;
     uint8_t *buf;
 
-    if (!pointer_validate(ptr, errp)) {
+    if (!qcow2_rw_backing_pointer_validate(ptr, errp)) {
         return NULL;
     }
 

@@ -69,18 +69,51 @@ static bool GRAPH_RDLOCK contains_shell(BlockDriverState *bs)
     return false;
 }
 
-/* Is one of the nodes below @bs, or @bs itself, the local file @st? */
+static bool GRAPH_RDLOCK
+contains_node(BlockDriverState *bs, BlockDriverState *searched)
+{
+    BdrvChild *child;
+
+    if (bs == searched) {
+        return true;
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (contains_node(child->bs, searched)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_file(const char *filename, const struct stat *st)
+{
+    struct stat other;
+
+    return stat(filename, &other) == 0 && other.st_dev == st->st_dev &&
+           other.st_ino == st->st_ino;
+}
+
+/*
+ * Is one of the nodes below @bs, or @bs itself, the local file @st?  External
+ * data files need a look of their own, for a node that was opened with
+ * BDRV_O_NO_IO has no child for its data file.
+ */
 static bool GRAPH_RDLOCK
 contains_file(BlockDriverState *bs, const struct stat *st)
 {
     BdrvChild *child;
-    struct stat node_st;
 
     bdrv_refresh_filename(bs);
     if (bs->drv->protocol_name && bs->exact_filename[0] &&
-        stat(bs->exact_filename, &node_st) == 0 &&
-        node_st.st_dev == st->st_dev && node_st.st_ino == st->st_ino) {
+        is_file(bs->exact_filename, st)) {
         return true;
+    }
+    if (bs->drv == &bdrv_qcow2) {
+        BDRVQcow2State *s = bs->opaque;
+
+        if (s->image_data_file && is_file(s->image_data_file, st)) {
+            return true;
+        }
     }
     QLIST_FOREACH(child, &bs->children, next) {
         if (contains_file(child->bs, st)) {
@@ -91,20 +124,23 @@ contains_file(BlockDriverState *bs, const struct stat *st)
 }
 
 bool GRAPH_RDLOCK
-qcow2_rw_backing_check_no_loop(const char *filename, BlockDriverState *rw_bs,
-                               const char *rw_filename, Error **errp)
+qcow2_rw_backing_check_no_loop(const char *filename,
+                               BlockDriverState *file_bs,
+                               BlockDriverState *rw_bs, const char *rw_name,
+                               Error **errp)
 {
     struct stat st;
 
     strstart(filename, "file:", &filename);
-    if (stat(filename, &st) == 0 && contains_file(rw_bs, &st)) {
+    if ((file_bs && contains_node(rw_bs, file_bs)) ||
+        (stat(filename, &st) == 0 && contains_file(rw_bs, &st))) {
         error_setg(errp, "RW backing '%s' is or needs the file '%s', the "
-                   "image that is to point to it", rw_filename, filename);
+                   "image that is to point to it", rw_name, filename);
         return false;
     }
     if (contains_shell(rw_bs)) {
         error_setg(errp, "RW backing '%s' is or needs an image that has an RW "
-                   "backing itself", rw_filename);
+                   "backing itself", rw_name);
         return false;
     }
     return true;

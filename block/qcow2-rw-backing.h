@@ -197,15 +197,18 @@ QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags);
 /**
  * qcow2_rw_backing_check_no_loop:
  * @filename: file name of the shell, which need not exist
+ * @file_bs: node of that file, or NULL
  * @rw_bs: node of the disk that is to be its RW backing
- * @rw_filename: what the user calls that disk
+ * @rw_name: what the user calls that disk
  *
- * Returns false with @errp set if @rw_bs is or needs the file @filename, or
- * any image with an RW backing.
+ * Returns false with @errp set if @rw_bs is or needs the file @filename or the
+ * node @file_bs, or any image with an RW backing.
  */
 bool GRAPH_RDLOCK
-qcow2_rw_backing_check_no_loop(const char *filename, BlockDriverState *rw_bs,
-                               const char *rw_filename, Error **errp);
+qcow2_rw_backing_check_no_loop(const char *filename,
+                               BlockDriverState *file_bs,
+                               BlockDriverState *rw_bs, const char *rw_name,
+                               Error **errp);
 
 /* Amending */
 

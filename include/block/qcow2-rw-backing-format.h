@@ -69,6 +69,14 @@ uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
                                             size_t *len, Error **errp);
 
 /**
+ * qcow2_rw_backing_pointer_validate:
+ *
+ * Returns true, or false with @errp set if @ptr cannot be represented.
+ */
+bool qcow2_rw_backing_pointer_validate(const Qcow2RwBackingPointer *ptr,
+                                       Error **errp);
+
+/**
  * qcow2_rw_backing_check_feature:
  * @feature: is the incompatible feature bit set?
  * @extension: does the header have an RW backing extension?
