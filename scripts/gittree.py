@@ -242,6 +242,8 @@ class GitTree:
         """
         if self.rev('HEAD') != commit:
             self.put_back('HEAD', own_files)
+            # The index has to know that the files are what they were
+            self.git('status', '--porcelain', '--untracked-files=no')
             try:
                 self.git('reset', '--quiet', '--keep', commit)
             except GitError as error:
