@@ -19,14 +19,22 @@
 
 int qcow2_rw_backing_amend_flags(const char *options)
 {
-    g_auto(GStrv) list = g_strsplit(options, ",", -1);
+    static QemuOptsList any_opts = {
+        .name = "amend-opts",
+        .head = QTAILQ_HEAD_INITIALIZER(any_opts.head),
+        .desc = { { /* all names are accepted */ } },
+    };
+    QemuOpts *opts = qemu_opts_create(&any_opts, NULL, 0, &error_abort);
+    int flags = 0;
 
-    for (int i = 0; list[i]; i++) {
-        if (g_str_has_prefix(list[i], BLOCK_OPT_RW_BACKING)) {
-            return BDRV_O_NO_IO;
-        }
+    /* If the options are malformed, the one who needs them will say so */
+    if (qemu_opts_do_parse(opts, options, NULL, NULL) &&
+        (qemu_opt_get(opts, BLOCK_OPT_RW_BACKING) ||
+         qemu_opt_get(opts, BLOCK_OPT_RW_BACKING_FMT))) {
+        flags = BDRV_O_NO_IO;
     }
-    return 0;
+    qemu_opts_del(opts);
+    return flags;
 }
 
 /* The disk that @ptr names must be the one that the metadata is about */
@@ -53,7 +61,7 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
     }
 
     size = bdrv_getlength(rw_bs);
-    if (!qcow2_rw_backing_check_no_loop(bs->filename, bs->file->bs, rw_bs,
+    if (!qcow2_rw_backing_check_no_loop(bs->file->bs, bs->filename, rw_bs,
                                         name, errp)) {
         /* @errp says why */
     } else if (size < 0) {
@@ -89,6 +97,10 @@ amend_pointer(BlockDriverState *bs, const char *name, const char *format,
         g_clear_pointer(&new.filename, g_free);
     }
     if (!qcow2_rw_backing_pointer_validate(&new, errp)) {
+        goto fail;
+    }
+    if (!bdrv_find_format(new.format)) {
+        error_setg(errp, "Unknown RW backing format '%s'", new.format);
         goto fail;
     }
 

@@ -244,11 +244,11 @@ pointer_from_node(BlockDriverState *bs, Qcow2RwBackingPointer *ptr)
 }
 
 static bool coroutine_fn GRAPH_UNLOCKED
-check_no_loop(const char *filename, BlockDriverState *file_bs,
+check_no_loop(BlockDriverState *file_bs, const char *filename,
               BlockDriverState *rw_bs, const char *rw_name, Error **errp)
 {
     GRAPH_RDLOCK_GUARD();
-    return qcow2_rw_backing_check_no_loop(filename, file_bs, rw_bs, rw_name,
+    return qcow2_rw_backing_check_no_loop(file_bs, filename, rw_bs, rw_name,
                                           errp);
 }
 
@@ -282,7 +282,8 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     pointer_from_node(rw_bs, &ptr);
     bdrv_graph_co_rdunlock();
 
-    if (!check_no_loop(file_bs->filename, file_bs, rw_bs, rw_name, errp) ||
+    if (!check_no_loop(file_bs, bdrv_get_node_name(file_bs), rw_bs, rw_name,
+                       errp) ||
         !check_size(opts, rw_bs, rw_name, errp)) {
         goto out;
     }
@@ -410,11 +411,16 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     g_autofree char *buf = NULL;
     BlockdevCreateOptionsQcow2 *qcow2_opts;
     Qcow2RwBackingPointer ptr;
-    BlockDriverState *rw_bs = NULL;
+    BlockDriverState *rw_bs = NULL, *old_bs = NULL;
     QDict *rw_options;
     int flags, created, ret = -EINVAL;
 
-    name = g_strdup(qdict_get_str(qdict, BLOCK_OPT_RW_BACKING));
+    name = g_strdup(qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING));
+    if (!name) {
+        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_FMT "' requires '"
+                   BLOCK_OPT_RW_BACKING "'");
+        return -EINVAL;
+    }
     format = g_strdup(qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING_FMT)
                       ?: "raw");
     qdict_del(qdict, BLOCK_OPT_RW_BACKING);
@@ -446,8 +452,13 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
 
     rw_options = qcow2_rw_backing_inspect_options(format, &flags);
     rw_bs = bdrv_co_open(rw_filename, NULL, rw_options, flags, errp);
-    if (rw_bs && check_no_loop(filename, NULL, rw_bs, name, errp) &&
+    /* There may be something that the shell is going to replace */
+    old_bs = bdrv_co_open(filename, NULL, NULL,
+                          BDRV_O_PROTOCOL | BDRV_O_NO_IO, NULL);
+    if (rw_bs && check_no_loop(old_bs, filename, rw_bs, name, errp) &&
         check_size(qcow2_opts, rw_bs, name, errp)) {
+        bdrv_co_unref(old_bs);
+        old_bs = NULL;
         ret = create_shell_file(filename, opts, buf, qcow2_opts->cluster_size,
                                 errp);
     }
@@ -455,6 +466,7 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     if (created && ret < 0) {
         unlink(rw_filename);
     }
+    bdrv_co_unref(old_bs);
     bdrv_co_unref(rw_bs);
     return ret;
 }

@@ -18,7 +18,8 @@
 
 bool qcow2_rw_backing_is_local_path(const char *filename)
 {
-    return !path_has_protocol(filename) && !strstart(filename, "json:", NULL);
+    return !path_has_protocol(filename) &&
+           !strstart(filename, QCOW2_RW_BACKING_FDSET_PREFIX, NULL);
 }
 
 bool qcow2_rw_backing_is_missing(const char *rw_filename)
@@ -54,69 +55,54 @@ QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags)
     return options;
 }
 
-static bool GRAPH_RDLOCK contains_shell(BlockDriverState *bs)
+static bool is_same_file(const char *filename, const char *other_filename)
 {
-    BdrvChild *child;
+    struct stat st, other;
 
-    if (bs->drv == &bdrv_qcow2_rw_backing) {
+    if (!strcmp(filename, other_filename)) {
         return true;
     }
-    QLIST_FOREACH(child, &bs->children, next) {
-        if (contains_shell(child->bs)) {
-            return true;
-        }
+    if (stat(filename, &st) < 0 || stat(other_filename, &other) < 0) {
+        return false;
     }
-    return false;
-}
-
-static bool GRAPH_RDLOCK
-contains_node(BlockDriverState *bs, BlockDriverState *searched)
-{
-    BdrvChild *child;
-
-    if (bs == searched) {
-        return true;
+    /* A device may have several names that are not links to each other */
+    if ((S_ISBLK(st.st_mode) && S_ISBLK(other.st_mode)) ||
+        (S_ISCHR(st.st_mode) && S_ISCHR(other.st_mode))) {
+        return st.st_rdev == other.st_rdev;
     }
-    QLIST_FOREACH(child, &bs->children, next) {
-        if (contains_node(child->bs, searched)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool is_file(const char *filename, const struct stat *st)
-{
-    struct stat other;
-
-    return stat(filename, &other) == 0 && other.st_dev == st->st_dev &&
-           other.st_ino == st->st_ino;
+    return st.st_dev == other.st_dev && st.st_ino == other.st_ino;
 }
 
 /*
- * Is one of the nodes below @bs, or @bs itself, the local file @st?  External
- * data files need a look of their own, for a node that was opened with
- * BDRV_O_NO_IO has no child for its data file.
+ * Is the protocol node @file_bs, or the file that it stands for, part of the
+ * tree below @bs?  External data files need a look of their own, for a node
+ * that was opened with BDRV_O_NO_IO has no child for its data file.
  */
 static bool GRAPH_RDLOCK
-contains_file(BlockDriverState *bs, const struct stat *st)
+contains_file(BlockDriverState *bs, BlockDriverState *file_bs)
 {
+    const char *filename = file_bs->exact_filename;
     BdrvChild *child;
 
-    bdrv_refresh_filename(bs);
-    if (bs->drv->protocol_name && bs->exact_filename[0] &&
-        is_file(bs->exact_filename, st)) {
+    if (bs == file_bs) {
         return true;
     }
-    if (bs->drv == &bdrv_qcow2) {
+
+    bdrv_refresh_filename(bs);
+    if (filename[0] && bs->drv->protocol_name && bs->exact_filename[0] &&
+        is_same_file(filename, bs->exact_filename)) {
+        return true;
+    }
+    if (filename[0] && bs->drv == &bdrv_qcow2) {
         BDRVQcow2State *s = bs->opaque;
 
-        if (s->image_data_file && is_file(s->image_data_file, st)) {
+        if (s->image_data_file && is_same_file(filename, s->image_data_file)) {
             return true;
         }
     }
+
     QLIST_FOREACH(child, &bs->children, next) {
-        if (contains_file(child->bs, st)) {
+        if (contains_file(child->bs, file_bs)) {
             return true;
         }
     }
@@ -124,21 +110,20 @@ contains_file(BlockDriverState *bs, const struct stat *st)
 }
 
 bool GRAPH_RDLOCK
-qcow2_rw_backing_check_no_loop(const char *filename,
-                               BlockDriverState *file_bs,
+qcow2_rw_backing_check_no_loop(BlockDriverState *file_bs, const char *filename,
                                BlockDriverState *rw_bs, const char *rw_name,
                                Error **errp)
 {
-    struct stat st;
-
-    strstart(filename, "file:", &filename);
-    if ((file_bs && contains_node(rw_bs, file_bs)) ||
-        (stat(filename, &st) == 0 && contains_file(rw_bs, &st))) {
-        error_setg(errp, "RW backing '%s' is or needs the file '%s', the "
-                   "image that is to point to it", rw_name, filename);
-        return false;
+    if (file_bs) {
+        file_bs = qcow2_rw_backing_protocol_node(file_bs);
+        bdrv_refresh_filename(file_bs);
+        if (contains_file(rw_bs, file_bs)) {
+            error_setg(errp, "RW backing '%s' is or needs the file '%s', the "
+                       "image that is to point to it", rw_name, filename);
+            return false;
+        }
     }
-    if (contains_shell(rw_bs)) {
+    if (qcow2_rw_backing_contains_shell(rw_bs)) {
         error_setg(errp, "RW backing '%s' is or needs an image that has an RW "
                    "backing itself", rw_name);
         return false;

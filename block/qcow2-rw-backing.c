@@ -33,10 +33,35 @@
                                         QCOW2_INCOMPAT_RW_BACKING)
 
 /*
- * The shell whose RW backing is being opened right now, NULL if there is none.
- * Images are opened in the main thread only, one inside the other.
+ * The shell whose RW backing is being opened right now by its stored name or
+ * by an inline definition, NULL if there is none.  Images are opened in the
+ * main thread only.  Stops the recursion where shells name each other.
  */
 static BlockDriverState *opening_shell;
+
+BlockDriverState * GRAPH_RDLOCK
+qcow2_rw_backing_protocol_node(BlockDriverState *bs)
+{
+    while (bdrv_primary_bs(bs)) {
+        bs = bdrv_primary_bs(bs);
+    }
+    return bs;
+}
+
+bool GRAPH_RDLOCK qcow2_rw_backing_contains_shell(BlockDriverState *bs)
+{
+    BdrvChild *child;
+
+    if (bs->drv == &bdrv_qcow2_rw_backing) {
+        return true;
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (qcow2_rw_backing_contains_shell(child->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static inline BdrvChild *rw_backing_child(BlockDriverState *bs)
 {
@@ -94,14 +119,20 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
 }
 
 int coroutine_fn GRAPH_RDLOCK
-qcow2_rw_backing_read_extension(BlockDriverState *bs, uint64_t offset,
-                                uint32_t len, Error **errp)
+qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
+                                uint64_t offset, uint32_t len, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     bool feature = s->incompatible_features & QCOW2_INCOMPAT_RW_BACKING;
     g_autofree uint8_t *buf = NULL;
     int ret;
 
+    if (magic == QCOW2_EXT_MAGIC_RW_BACKING_GUARD) {
+        if (s->rw_backing) {
+            s->rw_backing->header_stale = true;
+        }
+        return 0;
+    }
     if (!qcow2_rw_backing_check_feature(feature, true, errp)) {
         return -EINVAL;
     }
@@ -243,6 +274,7 @@ qcow2_rw_backing_local_filename(BlockDriverState *bs)
 
     bdrv_refresh_filename(bs);
     if (!bs->exact_filename[0] || bs->drv->is_filter ||
+        strstart(bs->exact_filename, QCOW2_RW_BACKING_FDSET_PREFIX, NULL) ||
         (strcmp(file_bs->drv->format_name, "file") &&
          strcmp(file_bs->drv->format_name, "host_device"))) {
         return NULL;
@@ -261,18 +293,21 @@ stored_filename_resolve(BlockDriverState *bs, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     const char *filename = s->rw_backing->pointer.filename;
-    BlockDriverState *file_bs = bs->file->bs;
     g_autofree char *dirname = NULL;
     g_autofree char *full = NULL;
+    BlockDriverState *file_bs;
     const char *shell;
 
+    if (g_str_has_prefix(filename, QCOW2_RW_BACKING_FDSET_PREFIX)) {
+        error_setg(errp, "RW backing '%s' of '%s' is not a file", filename,
+                   bs->filename);
+        return NULL;
+    }
     if (g_path_is_absolute(filename)) {
         return g_strdup(filename);
     }
 
-    while (bdrv_primary_bs(file_bs)) {
-        file_bs = bdrv_primary_bs(file_bs);
-    }
+    file_bs = qcow2_rw_backing_protocol_node(bs->file->bs);
     shell = qcow2_rw_backing_local_filename(file_bs);
     if (!shell) {
         error_setg(errp, "Cannot resolve the relative name '%s' of the RW "
@@ -365,7 +400,6 @@ open_child_node(BlockDriverState *bs, QDict *options, Error **errp)
     return child;
 }
 
-/* The node was opened before, so it has the child */
 static BdrvChild * GRAPH_RDLOCK find_child_node(BlockDriverState *bs)
 {
     BdrvChild *child;
@@ -375,7 +409,7 @@ static BdrvChild * GRAPH_RDLOCK find_child_node(BlockDriverState *bs)
             return child;
         }
     }
-    g_assert_not_reached();
+    return NULL;
 }
 
 /*
@@ -384,7 +418,7 @@ static BdrvChild * GRAPH_RDLOCK find_child_node(BlockDriverState *bs)
  * bitmaps say about it cannot be trusted.
  */
 static int coroutine_fn GRAPH_RDLOCK
-take_over_size(BlockDriverState *bs, bool *update_header, Error **errp)
+take_over_size(BlockDriverState *bs, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     int64_t size = bdrv_co_getlength(s->rw_backing->child->bs);
@@ -405,14 +439,14 @@ take_over_size(BlockDriverState *bs, bool *update_header, Error **errp)
                 " bytes by another program", bs->filename,
                 s->rw_backing->stored_size, size);
     if (s->nb_bitmaps) {
-        warn_report("All %" PRIu32 " persistent dirty bitmaps of '%s' are out "
-                    "of date and dropped", s->nb_bitmaps, bs->filename);
+        warn_report("Persistent dirty bitmaps of '%s' are out of date and "
+                    "dropped: %" PRIu32, bs->filename, s->nb_bitmaps);
         s->nb_bitmaps = 0;
         s->bitmap_directory_offset = 0;
         s->bitmap_directory_size = 0;
         s->autoclear_features &= ~QCOW2_AUTOCLEAR_BITMAPS;
     }
-    *update_header = true;
+    s->rw_backing->header_stale = true;
     return 0;
 }
 
@@ -436,7 +470,14 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
+    int ret;
 
+    if (!open_child &&
+        (bs->drv == &bdrv_qcow2_rw_backing) != (s->rw_backing != NULL)) {
+        error_setg(errp, "Image '%s' was replaced by one %s an RW backing",
+                   bs->filename, s->rw_backing ? "with" : "without");
+        return -EINVAL;
+    }
     if (!s->rw_backing) {
         if (has_option(options, "rw-backing")) {
             error_setg(errp, "'rw-backing' can only be set for images with an "
@@ -466,6 +507,12 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
         }
     } else {
         s->rw_backing->child = find_child_node(bs);
+        assert(s->rw_backing->child);
+    }
+    if (qcow2_rw_backing_contains_shell(s->rw_backing->child->bs)) {
+        error_setg(errp, "RW backing of '%s' is or needs an image that has an "
+                   "RW backing itself", bs->filename);
+        return -EINVAL;
     }
 
     /* From here on, permissions and limits are those of a shell */
@@ -476,7 +523,38 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
         bdrv_child_refresh_perms(bs, bs->file, &error_abort);
     }
 
-    return take_over_size(bs, update_header, errp);
+    ret = take_over_size(bs, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (s->rw_backing->header_stale && bdrv_is_writable(bs)) {
+        s->rw_backing->header_stale = false;
+        *update_header = true;
+    }
+    return 0;
+}
+
+/* What could not be written while the image was read-only */
+static void GRAPH_UNLOCKED
+qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state)
+{
+    BlockDriverState *bs = state->bs;
+    BDRVQcow2State *s = bs->opaque;
+    int ret;
+
+    bdrv_qcow2.bdrv_reopen_commit_post(state);
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (s->rw_backing->header_stale && bdrv_is_writable(bs)) {
+        ret = qcow2_update_header(bs);
+        if (ret < 0) {
+            warn_report("Could not update the header of '%s': %s",
+                        bs->filename, strerror(-ret));
+            return;
+        }
+        s->rw_backing->header_stale = false;
+    }
 }
 
 static void coroutine_fn GRAPH_RDLOCK
@@ -485,7 +563,7 @@ qcow2_rw_backing_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     bdrv_qcow2.bdrv_co_invalidate_cache(bs, errp);
 
     /* On failure, there is no driver any more */
-    if (bs->drv && rw_backing_child(bs)) {
+    if (bs->drv == &bdrv_qcow2_rw_backing && rw_backing_child(bs)) {
         set_supported_flags(bs);
     }
 }
@@ -728,6 +806,7 @@ BlockDriver bdrv_qcow2_rw_backing = {
 
     .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
+    .bdrv_reopen_commit_post            = qcow2_rw_backing_reopen_commit_post,
     .bdrv_co_invalidate_cache           = qcow2_rw_backing_co_invalidate_cache,
     .bdrv_co_getlength                  = qcow2_rw_backing_co_getlength,
     .bdrv_co_truncate                   = qcow2_rw_backing_co_truncate,
@@ -754,7 +833,6 @@ static void qcow2_rw_backing_init(void)
     drv->bdrv_inactivate = bdrv_qcow2.bdrv_inactivate;
     drv->bdrv_reopen_prepare = bdrv_qcow2.bdrv_reopen_prepare;
     drv->bdrv_reopen_commit = bdrv_qcow2.bdrv_reopen_commit;
-    drv->bdrv_reopen_commit_post = bdrv_qcow2.bdrv_reopen_commit_post;
     drv->bdrv_reopen_abort = bdrv_qcow2.bdrv_reopen_abort;
     drv->bdrv_join_options = bdrv_qcow2.bdrv_join_options;
     drv->mutable_opts = bdrv_qcow2.mutable_opts;

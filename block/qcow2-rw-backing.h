@@ -19,6 +19,9 @@
 #define BLOCK_OPT_RW_BACKING            "rw-backing"
 #define BLOCK_OPT_RW_BACKING_FMT        "rw-backing-fmt"
 
+/* Names that QEMU takes for file descriptors which were passed to it */
+#define QCOW2_RW_BACKING_FDSET_PREFIX   "/dev/fdset/"
+
 /* Entries of lists of creation and amend options */
 #define QCOW2_RW_BACKING_OPT                                        \
     {                                                               \
@@ -46,6 +49,9 @@ typedef struct Qcow2RwBacking {
 
     /* Size of the RW backing in bytes as stored in the header */
     uint64_t stored_size;
+
+    /* The header has to be written as soon as the node is writable */
+    bool header_stale;
 } Qcow2RwBacking;
 
 /* Driver table of a shell; never registered, see qcow2_rw_backing_open() */
@@ -66,15 +72,17 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
 
 /**
  * qcow2_rw_backing_read_extension:
- * @offset: where the data of the RW backing extension starts in bs->file
+ * @magic: QCOW2_EXT_MAGIC_RW_BACKING or QCOW2_EXT_MAGIC_RW_BACKING_GUARD
+ * @offset: where the data of the extension starts in bs->file
  * @len: its length in bytes
  *
- * Returns 0, or -errno with @errp set if the extension is malformed, comes
- * twice, or belongs to an image that is not a shell.
+ * Returns 0, or -errno with @errp set if the RW backing extension is
+ * malformed, comes twice, or belongs to an image that is not a shell.  A guard
+ * is not kept: it would be out of date after the first write.
  */
 int coroutine_fn GRAPH_RDLOCK
-qcow2_rw_backing_read_extension(BlockDriverState *bs, uint64_t offset,
-                                uint32_t len, Error **errp);
+qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
+                                uint64_t offset, uint32_t len, Error **errp);
 
 /**
  * qcow2_rw_backing_put_extensions:
@@ -165,8 +173,8 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
 /* Finding and inspecting a disk that the user names */
 
 /*
- * Returns false for names with a protocol prefix, which are the user's to
- * give, but must not be stored.
+ * Returns false for names with a protocol prefix, or of file descriptors that
+ * were passed to QEMU: these are the user's to give, but must not be stored.
  */
 bool qcow2_rw_backing_is_local_path(const char *filename);
 
@@ -196,17 +204,16 @@ QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags);
 
 /**
  * qcow2_rw_backing_check_no_loop:
- * @filename: file name of the shell, which need not exist
- * @file_bs: node of that file, or NULL
+ * @file_bs: node of the shell's file, or NULL if there is no such file yet
+ * @filename: what the user calls that file
  * @rw_bs: node of the disk that is to be its RW backing
  * @rw_name: what the user calls that disk
  *
- * Returns false with @errp set if @rw_bs is or needs the file @filename or the
- * node @file_bs, or any image with an RW backing.
+ * Returns false with @errp set if @rw_bs is or needs @file_bs or the file that
+ * it stands for, or any image with an RW backing.
  */
 bool GRAPH_RDLOCK
-qcow2_rw_backing_check_no_loop(const char *filename,
-                               BlockDriverState *file_bs,
+qcow2_rw_backing_check_no_loop(BlockDriverState *file_bs, const char *filename,
                                BlockDriverState *rw_bs, const char *rw_name,
                                Error **errp);
 
@@ -223,6 +230,13 @@ int qcow2_rw_backing_amend_flags(const char *options);
 
 /* Frees the state of a shell; the RW backing stays attached. */
 void qcow2_rw_backing_free(BlockDriverState *bs);
+
+/* Returns the node at the end of the chain of primary children. */
+BlockDriverState * GRAPH_RDLOCK
+qcow2_rw_backing_protocol_node(BlockDriverState *bs);
+
+/* Returns true if @bs or any node below it is a shell. */
+bool GRAPH_RDLOCK qcow2_rw_backing_contains_shell(BlockDriverState *bs);
 
 /**
  * qcow2_rw_backing_local_filename:
