@@ -6,6 +6,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import shutil
+from pathlib import Path
 
 import support
 
@@ -116,12 +117,17 @@ class Configure(support.Workshop):
         self.assertFalse(self.build.exists())
 
     def test_firmware_links(self):
+        """In the build tree, each firmware directory is where QEMU looks."""
         self.from_source()
-        share = self.build / 'qemu/qemu-bundle/usr/local/share'
-        self.assertTrue((share / 'qemu-firmware').is_symlink())
+        share = self.build / 'qemu/qemu-bundle/usr/share'
+        self.assertEqual((share / 'seabios').readlink(),
+                         Path('/usr/share/seabios'))
         shutil.rmtree(share)
         self.from_source()
-        self.assertTrue((share / 'qemu-firmware').is_symlink())
+        self.assertTrue((share / 'seabios').is_symlink())
+        arguments = (self.build / 'qemu/configured-with').read_text()
+        self.assertIn('--firmwarepath=/usr/share/qemu:/usr/share/seabios',
+                      arguments)
 
 
 if __name__ == '__main__':
