@@ -218,8 +218,23 @@ ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
     if (!s->rw_backing) {
         return 0;
     }
+
+    /*
+     * The header with the new size is on its way.  What still has to be done
+     * for stale bitmaps is protected by the autoclear bit, see
+     * update_ext_header_and_dir_in_place().
+     */
+    s->rw_backing->header_stale = false;
+    s->rw_backing->bitmaps_stale = false;
     return qcow2_rw_backing_put_extensions(&s->rw_backing->pointer, buf,
                                            buflen);
+}
+
+bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return s->rw_backing && s->rw_backing->bitmaps_stale;
 }
 
 void qcow2_rw_backing_free(BlockDriverState *bs)
@@ -438,15 +453,22 @@ take_over_size(BlockDriverState *bs, Error **errp)
     warn_report("RW backing of '%s' was resized from %" PRIu64 " to %" PRId64
                 " bytes by another program", bs->filename,
                 s->rw_backing->stored_size, size);
-    if (s->nb_bitmaps) {
-        warn_report("Persistent dirty bitmaps of '%s' are out of date and "
-                    "dropped: %" PRIu32, bs->filename, s->nb_bitmaps);
+    s->rw_backing->header_stale = true;
+    if (!s->nb_bitmaps) {
+        return 0;
+    }
+
+    warn_report("Persistent dirty bitmaps of '%s' are out of date: %" PRIu32,
+                bs->filename, s->nb_bitmaps);
+    if (bdrv_is_writable(bs)) {
+        s->rw_backing->bitmaps_stale = true;
+    } else {
+        /* Since nothing can be written, nobody must see them */
         s->nb_bitmaps = 0;
         s->bitmap_directory_offset = 0;
         s->bitmap_directory_size = 0;
         s->autoclear_features &= ~QCOW2_AUTOCLEAR_BITMAPS;
     }
-    s->rw_backing->header_stale = true;
     return 0;
 }
 
@@ -500,6 +522,9 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
         return 0;
     }
 
+    /* From here on, permissions and limits are those of a shell */
+    bs->drv = &bdrv_qcow2_rw_backing;
+
     if (open_child) {
         s->rw_backing->child = open_child_node(bs, options, errp);
         if (!s->rw_backing->child) {
@@ -515,8 +540,6 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
         return -EINVAL;
     }
 
-    /* From here on, permissions and limits are those of a shell */
-    bs->drv = &bdrv_qcow2_rw_backing;
     bs->file->role &= ~BDRV_CHILD_DATA;
     if (open_child) {
         /* Must succeed because we only give up permissions */
@@ -527,10 +550,7 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
     if (ret < 0) {
         return ret;
     }
-    if (s->rw_backing->header_stale && bdrv_is_writable(bs)) {
-        s->rw_backing->header_stale = false;
-        *update_header = true;
-    }
+    *update_header |= s->rw_backing->header_stale;
     return 0;
 }
 
@@ -551,9 +571,7 @@ qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state)
         if (ret < 0) {
             warn_report("Could not update the header of '%s': %s",
                         bs->filename, strerror(-ret));
-            return;
         }
-        s->rw_backing->header_stale = false;
     }
 }
 

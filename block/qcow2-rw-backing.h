@@ -52,6 +52,12 @@ typedef struct Qcow2RwBacking {
 
     /* The header has to be written as soon as the node is writable */
     bool header_stale;
+
+    /*
+     * The RW backing was modified by others, but the bitmaps in the image do
+     * not say yet that they are out of date.  Until the next header update.
+     */
+    bool bitmaps_stale;
 } Qcow2RwBacking;
 
 /* Driver table of a shell; never registered, see qcow2_rw_backing_open() */
@@ -105,6 +111,14 @@ ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
  */
 ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
                                           size_t buflen);
+
+/**
+ * qcow2_rw_backing_bitmaps_stale:
+ *
+ * Returns true if all bitmaps stored in the image have to be considered in
+ * use, that is, inconsistent.
+ */
+bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs);
 
 /**
  * qcow2_rw_backing_open:
