@@ -254,7 +254,7 @@ check_no_loop(BlockDriverState *file_bs, const char *filename,
 
 /* Creation through QMP */
 
-int coroutine_fn GRAPH_UNLOCKED
+int coroutine_fn
 qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
 {
     BlockdevCreateOptionsQcow2 *opts = &create_options->u.qcow2;
@@ -400,7 +400,7 @@ static BlockdevCreateOptions *visit_create_options(QDict *qdict, Error **errp)
     return create_options;
 }
 
-int coroutine_fn GRAPH_UNLOCKED
+int coroutine_fn
 qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
                                 QDict *qdict, Error **errp)
 {
@@ -471,9 +471,8 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     return ret;
 }
 
-bool GRAPH_UNLOCKED
-qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
-                                 Error **errp)
+bool qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
+                                      Error **errp)
 {
     ERRP_GUARD();
     const char *name = qemu_opt_get(opts, BLOCK_OPT_RW_BACKING);

@@ -109,10 +109,10 @@ contains_file(BlockDriverState *bs, BlockDriverState *file_bs)
     return false;
 }
 
-bool GRAPH_RDLOCK
-qcow2_rw_backing_check_no_loop(BlockDriverState *file_bs, const char *filename,
-                               BlockDriverState *rw_bs, const char *rw_name,
-                               Error **errp)
+bool qcow2_rw_backing_check_no_loop(BlockDriverState *file_bs,
+                                    const char *filename,
+                                    BlockDriverState *rw_bs,
+                                    const char *rw_name, Error **errp)
 {
     if (file_bs) {
         file_bs = qcow2_rw_backing_protocol_node(file_bs);

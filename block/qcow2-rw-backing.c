@@ -39,8 +39,7 @@
  */
 static BlockDriverState *opening_shell;
 
-BlockDriverState * GRAPH_RDLOCK
-qcow2_rw_backing_protocol_node(BlockDriverState *bs)
+BlockDriverState *qcow2_rw_backing_protocol_node(BlockDriverState *bs)
 {
     while (bdrv_primary_bs(bs)) {
         bs = bdrv_primary_bs(bs);
@@ -48,7 +47,7 @@ qcow2_rw_backing_protocol_node(BlockDriverState *bs)
     return bs;
 }
 
-bool GRAPH_RDLOCK qcow2_rw_backing_contains_shell(BlockDriverState *bs)
+bool qcow2_rw_backing_contains_shell(BlockDriverState *bs)
 {
     BdrvChild *child;
 
@@ -118,7 +117,7 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
     return 0;
 }
 
-int coroutine_fn GRAPH_RDLOCK
+int coroutine_fn
 qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
                                 uint64_t offset, uint32_t len, Error **errp)
 {
@@ -247,8 +246,7 @@ void qcow2_rw_backing_free(BlockDriverState *bs)
     }
 }
 
-ImageInfoSpecificQCow2RwBacking *
-qcow2_rw_backing_get_info(BlockDriverState *bs)
+ImageInfoSpecificQCow2RwBacking *qcow2_rw_backing_get_info(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     ImageInfoSpecificQCow2RwBacking *info;
@@ -282,8 +280,7 @@ static bool has_option(QDict *options, const char *key)
     return false;
 }
 
-const char * GRAPH_RDLOCK
-qcow2_rw_backing_local_filename(BlockDriverState *bs)
+const char *qcow2_rw_backing_local_filename(BlockDriverState *bs)
 {
     BlockDriverState *file_bs = bdrv_primary_bs(bs) ?: bs;
 
@@ -487,7 +484,7 @@ static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
         child_bs->supported_truncate_flags;
 }
 
-int coroutine_fn GRAPH_RDLOCK
+int coroutine_fn
 qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp)
 {
