@@ -300,8 +300,8 @@ const char *qcow2_rw_backing_local_filename(BlockDriverState *bs)
  * to make QEMU connect anywhere (see "Security considerations" in the
  * specification).
  */
-static char * GRAPH_RDLOCK
-stored_filename_resolve(BlockDriverState *bs, Error **errp)
+static GRAPH_RDLOCK
+char *stored_filename_resolve(BlockDriverState *bs, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     const char *filename = s->rw_backing->pointer.filename;
