@@ -12,7 +12,6 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "qapi/qobject-input-visitor.h"
-#include "qemu/cutils.h"
 #include "qemu/option.h"
 #include "block/block-io.h"
 #include "block/block_int.h"

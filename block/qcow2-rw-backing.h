@@ -106,8 +106,9 @@ ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
  * @buf: where to write the header extensions of @bs
  * @buflen: room left in @buf in bytes
  *
- * Returns the number of bytes written (0 for an image that is not a shell),
- * or -ENOSPC.
+ * Called whenever the header is about to be written, after which nothing in
+ * it is stale.  Returns the number of bytes written (0 for an image that is
+ * not a shell), or -ENOSPC.
  */
 ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
                                           size_t buflen);
