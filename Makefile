@@ -1,6 +1,7 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
-# show or test it; BUILD names another build directory.
+# show or test it, "make check-upstream" runs QEMU's own tests; BUILD names
+# another build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -29,6 +30,9 @@ demo: all
 check: all
 	scripts/check $(BUILD)
 
+check-upstream: all
+	scripts/check-upstream $(BUILD)
+
 validate: $(BUILD)/configured
 	scripts/validate $(BUILD)
 
@@ -44,4 +48,4 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check validate install clean distclean
+.PHONY: all demo check check-upstream validate install clean distclean
