@@ -9,11 +9,14 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-types-block-core.h"
+#include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qobject/qdict.h"
+#include "system/block-backend.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing.h"
 
@@ -37,10 +40,40 @@ int qcow2_rw_backing_amend_flags(const char *options)
     return flags;
 }
 
+/*
+ * The user vouches for the disk at the new place, so what it looks like there
+ * is what it has to look like when the image is opened again.
+ */
+static bool GRAPH_RDLOCK
+take_guard(BlockDriverState *rw_bs, const char *rw_filename,
+           Qcow2RwBackingGuard *guard, Error **errp)
+{
+    ERRP_GUARD();
+    Qcow2RwBackingFile file;
+    BlockBackend *blk;
+    bool ok;
+
+    blk = blk_new_with_bs(rw_bs, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, errp);
+    if (!blk) {
+        return false;
+    }
+    qcow2_rw_backing_file_init(&file);
+    ok = qcow2_rw_backing_guard_take(guard, &file, (BdrvChild *)blk_root(blk),
+                                     errp);
+    qcow2_rw_backing_file_close(&file);
+    blk_unref(blk);
+
+    if (!ok) {
+        error_prepend(errp, "Could not record the state of '%s': ",
+                      rw_filename);
+    }
+    return ok;
+}
+
 /* The disk that @ptr names must be the one that the metadata is about */
 static bool GRAPH_RDLOCK
 check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
-                const char *name, Error **errp)
+                const char *name, Qcow2RwBackingGuard *guard, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     g_autofree char *rw_filename = NULL;
@@ -55,6 +88,10 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
         return false;
     }
     options = qcow2_rw_backing_inspect_options(ptr->format, &flags);
+    if (s->nb_bitmaps) {
+        /* The guard may have to look at the content */
+        flags &= ~BDRV_O_NO_IO;
+    }
     rw_bs = bdrv_open(rw_filename, NULL, options, flags, errp);
     if (!rw_bs) {
         return false;
@@ -72,10 +109,36 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
                    "backing of '%s' has %" PRIu64, name, size, bs->filename,
                    s->rw_backing->stored_size);
     } else {
-        ok = true;
+        ok = !s->nb_bitmaps || take_guard(rw_bs, rw_filename, guard, errp);
     }
     bdrv_unref(rw_bs);
     return ok;
+}
+
+/* Takes over @ptr on success */
+static int GRAPH_RDLOCK
+store_pointer(BlockDriverState *bs, Qcow2RwBackingPointer *ptr, Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBackingPointer old = s->rw_backing->pointer;
+    int ret;
+
+    s->rw_backing->pointer = *ptr;
+    ret = qcow2_update_header(bs);
+    if (ret < 0) {
+        s->rw_backing->pointer = old;
+        if (ret == -ENOSPC) {
+            error_setg(errp, "RW backing file name '%s' does not fit into the "
+                       "header of '%s'", ptr->filename ?: "", bs->filename);
+        } else {
+            error_setg_errno(errp, -ret, "Could not update the header of '%s'",
+                             bs->filename);
+        }
+        return ret;
+    }
+    qcow2_rw_backing_pointer_destroy(&old);
+    *ptr = (Qcow2RwBackingPointer) { };
+    return 0;
 }
 
 static int GRAPH_RDLOCK
@@ -83,44 +146,33 @@ amend_pointer(BlockDriverState *bs, const char *name, const char *format,
               Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBackingPointer old = s->rw_backing->pointer;
+    const Qcow2RwBackingPointer *old = &s->rw_backing->pointer;
+    Qcow2RwBackingGuard guard = s->rw_backing->guard;
     Qcow2RwBackingPointer new = {
-        .format = g_strdup(format ?: old.format),
-        .filename = g_strdup(name ?: old.filename),
+        .format = g_strdup(format ?: old->format),
+        .filename = g_strdup(name ?: old->filename),
     };
     int ret = -EINVAL;
 
-    if (new.filename && !check_new_place(bs, &new, new.filename, errp)) {
-        goto fail;
+    if (new.filename &&
+        !check_new_place(bs, &new, new.filename, &guard, errp)) {
+        goto out;
     }
     if (new.filename && !qcow2_rw_backing_is_local_path(new.filename)) {
         g_clear_pointer(&new.filename, g_free);
     }
     if (!qcow2_rw_backing_pointer_validate(&new, errp)) {
-        goto fail;
+        goto out;
     }
     if (!bdrv_find_format(new.format)) {
         error_setg(errp, "Unknown RW backing format '%s'", new.format);
-        goto fail;
+        goto out;
     }
 
-    s->rw_backing->pointer = new;
-    ret = qcow2_update_header(bs);
-    if (ret < 0) {
-        s->rw_backing->pointer = old;
-        if (ret == -ENOSPC) {
-            error_setg(errp, "RW backing file name '%s' does not fit into the "
-                       "header of '%s'", name, bs->filename);
-        } else {
-            error_setg_errno(errp, -ret, "Could not update the header of '%s'",
-                             bs->filename);
-        }
-        goto fail;
-    }
-    qcow2_rw_backing_pointer_destroy(&old);
-    return 0;
+    s->rw_backing->guard = guard;
+    ret = store_pointer(bs, &new, errp);
 
-fail:
+out:
     qcow2_rw_backing_pointer_destroy(&new);
     return ret;
 }
@@ -149,6 +201,66 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
     return amend_pointer(bs, name, format, errp);
 }
 
+/*
+ * The image is in use, and so is its RW backing: all there is to be changed is
+ * the name under which it will be found next time.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+amend_name(BlockDriverState *bs, const char *name, Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    BlockDriverState *rw_bs = s->rw_backing->child->bs;
+    g_autofree char *rw_filename = NULL;
+    Qcow2RwBackingPointer ptr;
+    int ret = -EINVAL;
+
+    qcow2_rw_backing_pointer_from_node(rw_bs, &ptr);
+    if (name) {
+        rw_filename = qcow2_rw_backing_resolve(bs->filename, name, errp);
+        if (!rw_filename) {
+            goto out;
+        }
+        if (!ptr.filename || !qcow2_rw_backing_is_local_path(name) ||
+            !qcow2_rw_backing_is_same_file(rw_filename, ptr.filename)) {
+            error_setg(errp, "'%s' is not the file of node '%s', the RW "
+                       "backing of '%s'", name, bdrv_get_node_name(rw_bs),
+                       bs->filename);
+            goto out;
+        }
+    }
+    g_free(ptr.filename);
+    ptr.filename = g_strdup(name);
+    if (qcow2_rw_backing_pointer_validate(&ptr, errp)) {
+        ret = store_pointer(bs, &ptr, errp);
+    }
+out:
+    qcow2_rw_backing_pointer_destroy(&ptr);
+    return ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
+                          bool force, Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    StrOrNull *name = opts->u.qcow2.rw_backing;
+
+    if (opts->u.qcow2.encrypt) {
+        error_setg(errp, "Image with an RW backing must not have: encryption");
+        return -EINVAL;
+    }
+    if (!name) {
+        return 0;
+    }
+    if (!bdrv_is_writable(bs) || !s->rw_backing->child) {
+        error_setg(errp, "Image '%s' is not writable", bs->filename);
+        return -EACCES;
+    }
+
+    QEMU_LOCK_GUARD(&s->lock);
+    return amend_name(bs, name->type == QTYPE_QNULL ? NULL : name->u.s, errp);
+}
+
 static QemuOptsList qcow2_rw_backing_amend_opts = {
     .name = "qcow2-rw-backing-amend-opts",
     .head = QTAILQ_HEAD_INITIALIZER(qcow2_rw_backing_amend_opts.head),
@@ -165,6 +277,7 @@ static void qcow2_rw_backing_amend_init(void)
     BlockDriver *drv = &bdrv_qcow2_rw_backing;
 
     drv->bdrv_amend_options = qcow2_rw_backing_amend_options;
+    drv->bdrv_co_amend = qcow2_rw_backing_co_amend;
     drv->amend_opts = qemu_opts_append(NULL, bdrv_qcow2.amend_opts);
     drv->amend_opts = qemu_opts_append(drv->amend_opts,
                                        &qcow2_rw_backing_amend_opts);

@@ -221,27 +221,6 @@ write_shell(BlockDriverState *file_bs, const char *buf, size_t cluster_size,
 
 /* The RW backing */
 
-/*
- * What the header can say about an existing node.  A name is stored only if
- * opening it with the stored format gives the same node again.
- */
-static void GRAPH_RDLOCK
-pointer_from_node(BlockDriverState *bs, Qcow2RwBackingPointer *ptr)
-{
-    BlockDriverState *data_bs = bdrv_skip_filters(bs);
-    const char *filename = qcow2_rw_backing_local_filename(bs);
-    g_autofree char *cwd = g_get_current_dir();
-
-    *ptr = (Qcow2RwBackingPointer) {
-        .format = g_strdup(data_bs->drv->protocol_name
-                           ? "raw" : data_bs->drv->format_name),
-    };
-    if (filename) {
-        ptr->filename = g_path_is_absolute(filename)
-            ? g_strdup(filename) : g_build_filename(cwd, filename, NULL);
-    }
-}
-
 static bool coroutine_fn GRAPH_UNLOCKED
 check_no_loop(BlockDriverState *file_bs, const char *filename,
               BlockDriverState *rw_bs, const char *rw_name, Error **errp)
@@ -278,7 +257,7 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
 
     rw_name = bdrv_get_node_name(rw_bs);
     bdrv_graph_co_rdlock();
-    pointer_from_node(rw_bs, &ptr);
+    qcow2_rw_backing_pointer_from_node(rw_bs, &ptr);
     bdrv_graph_co_rdunlock();
 
     if (!check_no_loop(file_bs, bdrv_get_node_name(file_bs), rw_bs, rw_name,

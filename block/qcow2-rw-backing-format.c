@@ -1,8 +1,9 @@
 /*
- * qcow2 RW backing: codec of the header extension
+ * qcow2 RW backing: codec of the header extensions
  *
  * Turns the bytes of the RW backing extension into a pointer to the RW
- * backing and back, and refuses everything that the specification
+ * backing and back, those of the guard extension into a guard and back, and
+ * refuses everything that the specification
  * (docs/interop/qcow2-rw-backing.rst) does.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -12,6 +13,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
+#include "qemu/timer.h"
 #include "block/qcow2-rw-backing-format.h"
 
 /*
@@ -159,4 +161,54 @@ void qcow2_rw_backing_pointer_destroy(Qcow2RwBackingPointer *ptr)
 {
     g_clear_pointer(&ptr->format, g_free);
     g_clear_pointer(&ptr->filename, g_free);
+}
+
+bool qcow2_rw_backing_guard_parse(Qcow2RwBackingGuard *guard,
+                                  const uint8_t *buf, size_t len)
+{
+    Qcow2RwBackingGuardExt ext;
+    bool has_mtime, has_samples;
+
+    *guard = (Qcow2RwBackingGuard) { };
+
+    if (len != sizeof(ext)) {
+        return false;
+    }
+    memcpy(&ext, buf, sizeof(ext));
+
+    has_mtime = ext.mtime_sec || ext.mtime_nsec;
+    has_samples = ext.seed || !buffer_is_zero(ext.digest, sizeof(ext.digest));
+    if (ext.flags || !buffer_is_zero(ext.reserved, sizeof(ext.reserved)) ||
+        (ext.kind != QCOW2_RW_BACKING_GUARD_MTIME &&
+         ext.kind != QCOW2_RW_BACKING_GUARD_SAMPLES) ||
+        (has_mtime && ext.kind != QCOW2_RW_BACKING_GUARD_MTIME) ||
+        (has_samples && ext.kind != QCOW2_RW_BACKING_GUARD_SAMPLES) ||
+        be32_to_cpu(ext.mtime_nsec) >= NANOSECONDS_PER_SECOND) {
+        return false;
+    }
+
+    *guard = (Qcow2RwBackingGuard) {
+        .kind               = ext.kind,
+        .size               = be64_to_cpu(ext.size),
+        .mtime_sec          = be64_to_cpu(ext.mtime_sec),
+        .mtime_nsec         = be32_to_cpu(ext.mtime_nsec),
+        .bitmaps_checksum   = be32_to_cpu(ext.bitmaps_checksum),
+        .seed               = be64_to_cpu(ext.seed),
+    };
+    memcpy(guard->digest, ext.digest, sizeof(ext.digest));
+    return true;
+}
+
+void qcow2_rw_backing_guard_serialize(const Qcow2RwBackingGuard *guard,
+                                      Qcow2RwBackingGuardExt *ext)
+{
+    *ext = (Qcow2RwBackingGuardExt) {
+        .kind               = guard->kind,
+        .size               = cpu_to_be64(guard->size),
+        .mtime_sec          = cpu_to_be64(guard->mtime_sec),
+        .mtime_nsec         = cpu_to_be32(guard->mtime_nsec),
+        .bitmaps_checksum   = cpu_to_be32(guard->bitmaps_checksum),
+        .seed               = cpu_to_be64(guard->seed),
+    };
+    memcpy(ext->digest, guard->digest, sizeof(ext->digest));
 }

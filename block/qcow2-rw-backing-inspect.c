@@ -42,6 +42,23 @@ char *qcow2_rw_backing_resolve(const char *filename, const char *rw_filename,
                                                         errp);
 }
 
+void qcow2_rw_backing_pointer_from_node(BlockDriverState *bs,
+                                        Qcow2RwBackingPointer *ptr)
+{
+    BlockDriverState *data_bs = bdrv_skip_filters(bs);
+    const char *filename = qcow2_rw_backing_local_filename(bs);
+    g_autofree char *cwd = g_get_current_dir();
+
+    *ptr = (Qcow2RwBackingPointer) {
+        .format = g_strdup(data_bs->drv->protocol_name
+                           ? "raw" : data_bs->drv->format_name),
+    };
+    if (filename) {
+        ptr->filename = g_path_is_absolute(filename)
+            ? g_strdup(filename) : g_build_filename(cwd, filename, NULL);
+    }
+}
+
 QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags)
 {
     QDict *options = qdict_new();
@@ -55,7 +72,8 @@ QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags)
     return options;
 }
 
-static bool is_same_file(const char *filename, const char *other_filename)
+bool qcow2_rw_backing_is_same_file(const char *filename,
+                                   const char *other_filename)
 {
     struct stat st, other;
 
@@ -90,13 +108,14 @@ contains_file(BlockDriverState *bs, BlockDriverState *file_bs)
 
     bdrv_refresh_filename(bs);
     if (filename[0] && bs->drv->protocol_name && bs->exact_filename[0] &&
-        is_same_file(filename, bs->exact_filename)) {
+        qcow2_rw_backing_is_same_file(filename, bs->exact_filename)) {
         return true;
     }
     if (filename[0] && bs->drv == &bdrv_qcow2) {
         BDRVQcow2State *s = bs->opaque;
 
-        if (s->image_data_file && is_same_file(filename, s->image_data_file)) {
+        if (s->image_data_file &&
+            qcow2_rw_backing_is_same_file(filename, s->image_data_file)) {
             return true;
         }
     }

@@ -15,6 +15,7 @@
 
 #include "qcow2.h"
 #include "block/qcow2-rw-backing-format.h"
+#include "qcow2-rw-backing-guard.h"
 
 #define BLOCK_OPT_RW_BACKING            "rw-backing"
 #define BLOCK_OPT_RW_BACKING_FMT        "rw-backing-fmt"
@@ -41,23 +42,51 @@
  * opened or amended, constant for the I/O path.
  */
 typedef struct Qcow2RwBacking {
-    /* NULL if the image was opened with BDRV_O_NO_IO or BDRV_O_CHECK */
+    /* NULL if the user only inspects the image, see qcow2_rw_backing_open() */
     BdrvChild *child;
 
     /* As stored in the header, whatever node the user chose at open time */
     Qcow2RwBackingPointer pointer;
+    bool pointer_damaged;
 
     /* Size of the RW backing in bytes as stored in the header */
     uint64_t stored_size;
+
+    /* The local file under the RW backing */
+    Qcow2RwBackingFile file;
+
+    /* What goes to the header when it is written next */
+    Qcow2RwBackingGuard guard;
+    bool guard_found;
+
+    /* What came out when the guard was compared, and why */
+    Qcow2RwBackingGuardState guard_state;
+    char *guard_reason;
+
+    /* Checksum of all bitmaps as they are being stored or loaded */
+    uint32_t bitmaps_checksum;
+
+    /* What it was when the image was opened, if it had a guard */
+    uint32_t stored_checksum;
+    bool checksum_known;
 
     /* The header has to be written as soon as the node is writable */
     bool header_stale;
 
     /*
-     * The RW backing was modified by others, but the bitmaps in the image do
-     * not say yet that they are out of date.  Until the next header update.
+     * The bitmaps in the image cannot be trusted, but do not say so yet.
+     * Until the next header update.
      */
     bool bitmaps_stale;
+
+    /*
+     * While the image was opened, its bitmaps seemed to be fine, and nobody
+     * could tell later on that the RW backing has been written to since.
+     */
+    bool bitmaps_at_risk;
+
+    /* Part of the metadata was not usable, no new bitmaps are stored */
+    bool damaged;
 } Qcow2RwBacking;
 
 /* Driver table of a shell; never registered, see qcow2_rw_backing_open() */
@@ -83,8 +112,7 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
  * @len: its length in bytes
  *
  * Returns 0, or -errno with @errp set if the RW backing extension is
- * malformed, comes twice, or belongs to an image that is not a shell.  A guard
- * is not kept: it would be out of date after the first write.
+ * malformed, comes twice, or belongs to an image that is not a shell.
  */
 int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
@@ -114,18 +142,10 @@ ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
                                           size_t buflen);
 
 /**
- * qcow2_rw_backing_bitmaps_stale:
- *
- * Returns true if all bitmaps stored in the image have to be considered in
- * use, that is, inconsistent.
- */
-bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs);
-
-/**
  * qcow2_rw_backing_open:
  * @options: options of the node; those for the RW backing are removed
- * @flags: BDRV_O_* flags; with BDRV_O_NO_IO or BDRV_O_CHECK, the RW backing is
- *         not opened
+ * @flags: BDRV_O_* flags; with BDRV_O_NO_IO, the RW backing is not opened, with
+ *         BDRV_O_CHECK only if the user gives it in @options
  * @open_child: false if the node keeps its children (cache invalidation)
  * @update_header: set to true if the header no longer matches the RW backing
  *
@@ -141,6 +161,10 @@ bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp);
+
+/* Does what could not be done while the image was read-only. */
+void GRAPH_UNLOCKED
+qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state);
 
 /**
  * qcow2_rw_backing_co_create:
@@ -185,6 +209,105 @@ bool GRAPH_UNLOCKED
 qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
                                  Error **errp);
 
+/* Bitmaps; all of these do nothing for images that are not shells */
+
+/**
+ * qcow2_rw_backing_bitmaps_stale:
+ *
+ * Returns true if all bitmaps stored in the image have to be considered in
+ * use, that is, inconsistent.
+ */
+bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs);
+
+/**
+ * qcow2_rw_backing_store_begin:
+ *
+ * To be called before bitmaps are stored.  Records what the RW backing looks
+ * like, to be written with the next header update.  No request may be in
+ * flight, nor follow before the image is opened or activated again.
+ */
+void GRAPH_RDLOCK qcow2_rw_backing_store_begin(BlockDriverState *bs);
+
+/* To be called between storing the last bitmap and the header update. */
+void qcow2_rw_backing_store_end(BlockDriverState *bs);
+
+/* To be called before bitmaps are loaded. */
+void qcow2_rw_backing_load_begin(BlockDriverState *bs);
+
+/**
+ * qcow2_rw_backing_load_end:
+ * @loaded: BdrvDirtyBitmap's that were loaded
+ *
+ * Marks all of @loaded inconsistent if they are not what was stored.
+ */
+void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded);
+
+/**
+ * qcow2_rw_backing_sum_cluster:
+ * @index: number of the entry in the bitmap table, which must not be zero
+ * @data: what the cluster contains, NULL if the entry says "all ones"
+ *
+ * Adds a part of @bitmap to the checksum (see "Checksum of bitmaps" in the
+ * specification).
+ */
+void qcow2_rw_backing_sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                                  uint64_t index, const uint8_t *data);
+
+/* Adds what the directory says about @bitmap, unless it is inconsistent. */
+void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap);
+
+/* Damaged metadata */
+
+/**
+ * qcow2_rw_backing_tolerate:
+ * @ret: -errno
+ * @errp: the error that goes with @ret
+ *
+ * To be called for an error that must not keep the guest from its disk.
+ * Returns 0 with @errp reported and cleared for a shell, @ret otherwise.
+ */
+int qcow2_rw_backing_tolerate(BlockDriverState *bs, int ret, Error **errp);
+
+/**
+ * qcow2_rw_backing_outlives_corruption:
+ *
+ * To be called when metadata was found to be corrupt at run time.  Returns
+ * true if the node can go on.
+ */
+bool qcow2_rw_backing_outlives_corruption(BlockDriverState *bs);
+
+/**
+ * qcow2_rw_backing_distrust_bitmap:
+ * @name: name of a bitmap that could not be loaded
+ * @errp: why
+ *
+ * Returns true with @errp reported and cleared if the bitmap is to become
+ * inconsistent, false if the image must not be opened.
+ */
+bool qcow2_rw_backing_distrust_bitmap(BlockDriverState *bs, const char *name,
+                                      Error **errp);
+
+/**
+ * qcow2_rw_backing_drop_bitmaps:
+ * @update_header: set to true if the header has to be written
+ * @errp: why bitmaps could not be loaded
+ *
+ * Returns true with @errp reported and cleared if the image is to be opened
+ * without its bitmaps, false if it must not be opened.
+ */
+bool qcow2_rw_backing_drop_bitmaps(BlockDriverState *bs, bool *update_header,
+                                   Error **errp);
+
+/**
+ * qcow2_rw_backing_header_updated:
+ * @ret: result of the header update that ends opening an image
+ *
+ * Returns 0 if the image is usable, @ret otherwise: bitmaps that are not
+ * marked as in use must not miss a write.
+ */
+int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_header_updated(BlockDriverState *bs, int ret);
+
 /* Finding and inspecting a disk that the user names */
 
 /*
@@ -192,6 +315,22 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
  * were passed to QEMU: these are the user's to give, but must not be stored.
  */
 bool qcow2_rw_backing_is_local_path(const char *filename);
+
+/* Returns true if both names are those of the same file or device. */
+bool qcow2_rw_backing_is_same_file(const char *filename,
+                                   const char *other_filename);
+
+/**
+ * qcow2_rw_backing_pointer_from_node:
+ * @ptr: what the header can say about the existing node @bs; free with
+ *       qcow2_rw_backing_pointer_destroy()
+ *
+ * A file name is set only if opening it with the format gives the same node
+ * again.
+ */
+void GRAPH_RDLOCK
+qcow2_rw_backing_pointer_from_node(BlockDriverState *bs,
+                                   Qcow2RwBackingPointer *ptr);
 
 /* Returns true if there is nothing yet at the local path @rw_filename. */
 bool qcow2_rw_backing_is_missing(const char *rw_filename);

@@ -22,6 +22,9 @@
 #define QCOW2_RW_BACKING_MAX_FORMAT         63
 #define QCOW2_RW_BACKING_MAX_FILENAME       1023
 
+/* Length of the digest in the guard extension in bytes (SHA-256) */
+#define QCOW2_RW_BACKING_DIGEST_LEN         32
+
 /* Fixed part of the RW backing extension; all fields are big endian */
 typedef struct QEMU_PACKED Qcow2RwBackingExt {
     uint32_t flags;             /* none defined, must be zero */
@@ -32,6 +35,24 @@ typedef struct QEMU_PACKED Qcow2RwBackingExt {
 } Qcow2RwBackingExt;
 
 QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingExt) != 40);
+
+/*
+ * Guard extension; all fields are big endian.  Fields that the kind does not
+ * need are zero.
+ */
+typedef struct QEMU_PACKED Qcow2RwBackingGuardExt {
+    uint32_t flags;             /* none defined, must be zero */
+    uint8_t kind;               /* Qcow2RwBackingGuardKind */
+    uint8_t reserved[3];        /* must be zero */
+    uint64_t size;              /* of the RW backing, in bytes */
+    uint64_t mtime_sec;         /* signed */
+    uint32_t mtime_nsec;
+    uint32_t bitmaps_checksum;
+    uint64_t seed;
+    uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
+} Qcow2RwBackingGuardExt;
+
+QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingGuardExt) != 72);
 
 /* Where a shell finds its RW backing */
 typedef struct Qcow2RwBackingPointer {
@@ -44,6 +65,35 @@ typedef struct Qcow2RwBackingPointer {
      */
     char *filename;
 } Qcow2RwBackingPointer;
+
+/* How to find out whether the RW backing was modified by others */
+typedef enum Qcow2RwBackingGuardKind {
+    QCOW2_RW_BACKING_GUARD_NONE     = 0,    /* nothing recorded */
+    QCOW2_RW_BACKING_GUARD_MTIME    = 1,    /* size and modification time */
+    QCOW2_RW_BACKING_GUARD_SAMPLES  = 2,    /* size and digest of samples */
+} Qcow2RwBackingGuardKind;
+
+/*
+ * What the RW backing looked like when the bitmaps in the image were stored,
+ * and what these were.
+ */
+typedef struct Qcow2RwBackingGuard {
+    Qcow2RwBackingGuardKind kind;
+
+    /* Size of the RW backing in bytes */
+    uint64_t size;
+
+    /* When the RW backing was modified last, only for GUARD_MTIME */
+    int64_t mtime_sec;
+    uint32_t mtime_nsec;
+
+    /* Which samples were taken and what was in them, for GUARD_SAMPLES */
+    uint64_t seed;
+    uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
+
+    /* Sum over the stored bitmaps, see qcow2_rw_backing_checksum_*() */
+    uint32_t bitmaps_checksum;
+} Qcow2RwBackingGuard;
 
 /**
  * qcow2_rw_backing_pointer_parse:
@@ -87,5 +137,21 @@ bool qcow2_rw_backing_check_feature(bool feature, bool extension,
                                     Error **errp);
 
 void qcow2_rw_backing_pointer_destroy(Qcow2RwBackingPointer *ptr);
+
+/**
+ * qcow2_rw_backing_guard_parse:
+ * @guard: filled in; of kind QCOW2_RW_BACKING_GUARD_NONE on failure
+ * @buf: data of the header extension, without magic and length
+ * @len: length of @buf in bytes, as the header extension gives it
+ *
+ * Returns true, or false if the extension breaks a rule of section "Guard
+ * extension" of the specification, which is no reason to refuse the image.
+ */
+bool qcow2_rw_backing_guard_parse(Qcow2RwBackingGuard *guard,
+                                  const uint8_t *buf, size_t len);
+
+/* Fills in @ext, the data of the header extension, from a valid @guard. */
+void qcow2_rw_backing_guard_serialize(const Qcow2RwBackingGuard *guard,
+                                      Qcow2RwBackingGuardExt *ext);
 
 #endif

@@ -1,0 +1,342 @@
+/*
+ * qcow2 RW backing: bitmaps of a shell
+ *
+ * A bitmap that misses a write is worse than none, but no trouble with bitmaps
+ * may cost the guest its disk.  So the bitmaps of a shell become inconsistent,
+ * or are left out, where those of other images are trusted or keep the image
+ * from being opened.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <zlib.h>
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/module.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "block/dirty-bitmap.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing.h"
+
+/* Guard */
+
+bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return s->rw_backing && s->rw_backing->bitmaps_stale;
+}
+
+void qcow2_rw_backing_store_begin(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+    Error *local_err = NULL;
+    int ret;
+
+    if (!rwb) {
+        return;
+    }
+    rwb->bitmaps_checksum = 0;
+
+    /* Without its RW backing, the image keeps the guard that it has */
+    if (!rwb->child) {
+        return;
+    }
+
+    ret = bdrv_flush(rwb->child->bs);
+    if (ret < 0) {
+        error_setg_errno(&local_err, -ret, "Could not flush it");
+    } else {
+        qcow2_rw_backing_guard_take(&rwb->guard, &rwb->file, rwb->child,
+                                    &local_err);
+    }
+    if (local_err) {
+        rwb->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
+        warn_reportf_err(local_err, "State of the RW backing of '%s' is not "
+                         "recorded, its bitmaps will be inconsistent: ",
+                         bs->filename);
+    }
+}
+
+void qcow2_rw_backing_store_end(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing) {
+        s->rw_backing->guard.bitmaps_checksum =
+            s->rw_backing->bitmaps_checksum;
+    }
+}
+
+/* Checksum: the sum does not depend on the order of its parts */
+
+static uint32_t bitmap_name_crc(BdrvDirtyBitmap *bitmap)
+{
+    const char *name = bdrv_dirty_bitmap_name(bitmap);
+
+    return crc32(0, (const Bytef *)name, strlen(name));
+}
+
+static uint32_t crc_be64(uint32_t crc, uint64_t value)
+{
+    uint8_t buf[8];
+
+    stq_be_p(buf, value);
+    return crc32(crc, buf, sizeof(buf));
+}
+
+void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint32_t crc;
+
+    if (s->rw_backing && !bdrv_dirty_bitmap_inconsistent(bitmap)) {
+        crc = bitmap_name_crc(bitmap);
+        crc = crc_be64(crc, bdrv_dirty_bitmap_granularity(bitmap));
+        crc = crc_be64(crc, bdrv_dirty_bitmap_enabled(bitmap));
+        s->rw_backing->bitmaps_checksum += crc;
+    }
+}
+
+void qcow2_rw_backing_sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                                  uint64_t index, const uint8_t *data)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint32_t crc;
+
+    if (s->rw_backing) {
+        crc = crc_be64(bitmap_name_crc(bitmap), index);
+        if (data) {
+            crc = crc32(crc, data, s->cluster_size);
+        }
+        s->rw_backing->bitmaps_checksum += crc;
+    }
+}
+
+void qcow2_rw_backing_load_begin(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing) {
+        s->rw_backing->bitmaps_checksum = 0;
+    }
+}
+
+void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+
+    if (!rwb || !rwb->checksum_known || rwb->bitmaps_stale ||
+        rwb->bitmaps_checksum == rwb->stored_checksum) {
+        return;
+    }
+
+    for (; loaded; loaded = loaded->next) {
+        BdrvDirtyBitmap *bitmap = loaded->data;
+
+        if (!bdrv_dirty_bitmap_inconsistent(bitmap)) {
+            warn_report("Bitmap '%s' in '%s' is inconsistent: stored bitmaps "
+                        "do not match their checksum",
+                        bdrv_dirty_bitmap_name(bitmap), bs->filename);
+            bdrv_dirty_bitmap_set_inconsistent(bitmap);
+        }
+    }
+    rwb->bitmaps_stale = true;
+}
+
+/* Damage */
+
+int qcow2_rw_backing_tolerate(BlockDriverState *bs, int ret, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+
+    if (!rwb || rwb->pointer_damaged) {
+        return ret;
+    }
+
+    warn_reportf_err(*errp, "Metadata of '%s' is damaged: ", bs->filename);
+    *errp = NULL;
+    rwb->damaged = true;
+    rwb->header_stale = true;
+    return 0;
+}
+
+bool qcow2_rw_backing_outlives_corruption(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing) {
+        s->rw_backing->damaged = true;
+    }
+    return s->rw_backing;
+}
+
+bool qcow2_rw_backing_distrust_bitmap(BlockDriverState *bs, const char *name,
+                                      Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQcow2State *s = bs->opaque;
+
+    if (!s->rw_backing) {
+        return false;
+    }
+    warn_reportf_err(*errp, "Bitmap '%s' in '%s' is inconsistent: ", name,
+                     bs->filename);
+    *errp = NULL;
+    s->rw_backing->damaged = true;
+    return true;
+}
+
+bool qcow2_rw_backing_drop_bitmaps(BlockDriverState *bs, bool *update_header,
+                                   Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (qcow2_rw_backing_tolerate(bs, -EINVAL, errp) < 0) {
+        return false;
+    }
+    warn_report("Bitmaps lost with '%s': %" PRIu32, bs->filename,
+                s->nb_bitmaps);
+    s->nb_bitmaps = 0;
+    s->bitmap_directory_offset = 0;
+    s->bitmap_directory_size = 0;
+    s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
+    s->rw_backing->bitmaps_stale = false;
+    *update_header = bdrv_is_writable(bs);
+    return true;
+}
+
+int coroutine_fn qcow2_rw_backing_header_updated(BlockDriverState *bs, int ret)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+
+    if (rwb && ret == 0 && rwb->bitmaps_at_risk) {
+        ret = bdrv_co_flush(bs->file->bs);
+    }
+    if (!rwb || ret == 0) {
+        return ret;
+    }
+    if (rwb->bitmaps_at_risk) {
+        error_report("Bitmaps in '%s' can neither be updated nor be marked as "
+                     "out of date: %s", bs->filename, strerror(-ret));
+        return ret;
+    }
+    warn_report("Could not update the header of '%s': %s", bs->filename,
+                strerror(-ret));
+    rwb->damaged = true;
+    rwb->header_stale = true;
+    return 0;
+}
+
+/* New bitmaps */
+
+/* Bytes that one copy of all persistent bitmaps takes up in the image */
+static uint64_t copy_size(BlockDriverState *bs, const char *name,
+                          uint32_t granularity)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t length = bs->total_sectors * BDRV_SECTOR_SIZE;
+    uint64_t bytes = DIV_ROUND_UP(DIV_ROUND_UP(length, granularity), 8);
+    uint64_t clusters = DIV_ROUND_UP(bytes, s->cluster_size);
+    /* See "Bitmap directory" in the specification of qcow2 */
+    uint64_t dir_entry_len = ROUND_UP(24 + strlen(name), 8);
+
+    return qcow2_get_persistent_dirty_bitmap_size(bs, s->cluster_size) +
+        clusters * s->cluster_size +
+        ROUND_UP(clusters * sizeof(uint64_t), s->cluster_size) +
+        ROUND_UP(dir_entry_len, s->cluster_size);
+}
+
+/*
+ * Bitmaps are stored when the image is closed, which is too late to find out
+ * that there is no space for them.  While they are stored, the old copies are
+ * still there.  What exists in the file already, used or not, may be used by
+ * bitmaps that are not stored yet.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+reserve_space(BlockDriverState *bs, const char *name, uint32_t granularity,
+              Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t needed = 2 * copy_size(bs, name, granularity);
+    Error *local_err = NULL;
+    int64_t length, last;
+    int ret;
+
+    QEMU_LOCK_GUARD(&s->lock);
+
+    length = bdrv_co_getlength(bs->file->bs);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the size of '%s'",
+                         bs->filename);
+        return false;
+    }
+    last = qcow2_get_last_cluster(bs, length);
+    if (last < 0) {
+        error_setg_errno(errp, -last, "Could not find out how much of '%s' is "
+                         "in use", bs->filename);
+        return false;
+    }
+
+    needed += (last + 1) * s->cluster_size;
+    needed += qcow2_refcount_metadata_size(needed / s->cluster_size,
+                                           s->cluster_size, s->refcount_order,
+                                           false, NULL);
+    if (needed <= length) {
+        return true;
+    }
+
+    ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_FALLOC, 0,
+                           &local_err);
+    if (ret == -ENOSPC || ret == -EFBIG || ret == -EDQUOT) {
+        error_propagate_prepend(errp, local_err, "No space for bitmap '%s' in "
+                                "'%s', which may need %" PRIu64 " bytes: ",
+                                name, bs->filename, needed);
+        return false;
+    }
+    /* Not every protocol can reserve space */
+    error_free(local_err);
+    return true;
+}
+
+static bool coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_co_can_store_new_dirty_bitmap(BlockDriverState *bs,
+                                               const char *name,
+                                               uint32_t granularity,
+                                               Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing->damaged) {
+        error_setg(errp, "Metadata of '%s' is damaged, it has to be repaired "
+                   "with 'qemu-img check -r all' before it can store bitmap "
+                   "'%s'", bs->filename, name);
+        return false;
+    }
+    return bdrv_qcow2.bdrv_co_can_store_new_dirty_bitmap(bs, name, granularity,
+                                                         errp) &&
+           reserve_space(bs, name, granularity, errp);
+}
+
+static void qcow2_rw_backing_bitmaps_init(void)
+{
+    BlockDriver *drv = &bdrv_qcow2_rw_backing;
+
+    drv->bdrv_supports_persistent_dirty_bitmap =
+        bdrv_qcow2.bdrv_supports_persistent_dirty_bitmap;
+    drv->bdrv_co_can_store_new_dirty_bitmap =
+        qcow2_rw_backing_co_can_store_new_dirty_bitmap;
+    drv->bdrv_co_remove_persistent_dirty_bitmap =
+        bdrv_qcow2.bdrv_co_remove_persistent_dirty_bitmap;
+}
+
+block_init(qcow2_rw_backing_bitmaps_init);
