@@ -141,40 +141,53 @@ store_pointer(BlockDriverState *bs, Qcow2RwBackingPointer *ptr, Error **errp)
     return 0;
 }
 
-static int GRAPH_RDLOCK
-amend_pointer(BlockDriverState *bs, const char *name, const char *format,
-              Error **errp)
+/*
+ * Fills in @ptr and @guard with what the user wants to be stored.  Returns
+ * false with @errp set if that is not possible.
+ */
+static bool GRAPH_RDLOCK
+prepare_pointer(BlockDriverState *bs, const char *name, const char *format,
+                Qcow2RwBackingPointer *ptr, Qcow2RwBackingGuard *guard,
+                Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     const Qcow2RwBackingPointer *old = &s->rw_backing->pointer;
-    Qcow2RwBackingGuard guard = s->rw_backing->guard;
-    Qcow2RwBackingPointer new = {
+
+    *guard = s->rw_backing->guard;
+    *ptr = (Qcow2RwBackingPointer) {
         .format = g_strdup(format ?: old->format),
         .filename = g_strdup(name ?: old->filename),
     };
-    int ret = -EINVAL;
 
-    if (new.filename &&
-        !check_new_place(bs, &new, new.filename, &guard, errp)) {
-        goto out;
+    if (ptr->filename &&
+        !check_new_place(bs, ptr, ptr->filename, guard, errp)) {
+        return false;
     }
-    if (new.filename && !qcow2_rw_backing_is_local_path(new.filename)) {
-        g_clear_pointer(&new.filename, g_free);
+    if (ptr->filename && !qcow2_rw_backing_is_local_path(ptr->filename)) {
+        g_clear_pointer(&ptr->filename, g_free);
     }
-    if (!qcow2_rw_backing_pointer_validate(&new, errp)) {
-        goto out;
+    if (!qcow2_rw_backing_pointer_validate(ptr, errp)) {
+        return false;
     }
-    if (!bdrv_find_format(new.format)) {
-        error_setg(errp, "Unknown RW backing format '%s'", new.format);
-        goto out;
+    if (!bdrv_find_format(ptr->format)) {
+        error_setg(errp, "Unknown RW backing format '%s'", ptr->format);
+        return false;
     }
+    return true;
+}
 
-    s->rw_backing->guard = guard;
-    ret = store_pointer(bs, &new, errp);
+/* The disk belongs to the user, who might not expect amend to cut it */
+static bool GRAPH_RDLOCK
+check_new_size(BlockDriverState *bs, QemuOpts *opts, Error **errp)
+{
+    int64_t size = bdrv_getlength(bs);
 
-out:
-    qcow2_rw_backing_pointer_destroy(&new);
-    return ret;
+    if (size >= 0 && qemu_opt_get_size(opts, BLOCK_OPT_SIZE, size) < size) {
+        error_setg(errp, "Use 'qemu-img resize --shrink' to make '%s' and its "
+                   "RW backing smaller", bs->filename);
+        return false;
+    }
+    return true;
 }
 
 static int GRAPH_RDLOCK
@@ -182,23 +195,36 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
                                BlockDriverAmendStatusCB *status_cb,
                                void *cb_opaque, bool force, Error **errp)
 {
+    BDRVQcow2State *s = bs->opaque;
     g_autofree char *name = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING);
     g_autofree char *format = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING_FMT);
-    int ret;
+    Qcow2RwBackingPointer ptr = { };
+    Qcow2RwBackingGuard guard;
+    int ret = -EINVAL;
 
     if ((name || format) && qemu_opt_find(opts, BLOCK_OPT_SIZE)) {
         error_setg(errp, "Size and RW backing cannot be amended at the same "
                    "time");
         return -EINVAL;
     }
+    if (!check_new_size(bs, opts, errp)) {
+        return -EINVAL;
+    }
 
-    /* Everything else first: if it is refused, the pointer stays as it is */
+    /* If anything is refused, nothing is changed */
+    if ((name || format) &&
+        !prepare_pointer(bs, name, format, &ptr, &guard, errp)) {
+        goto out;
+    }
     ret = bdrv_qcow2.bdrv_amend_options(bs, opts, status_cb, cb_opaque, force,
                                         errp);
-    if (ret < 0 || (!name && !format)) {
-        return ret;
+    if (ret == 0 && (name || format)) {
+        s->rw_backing->guard = guard;
+        ret = store_pointer(bs, &ptr, errp);
     }
-    return amend_pointer(bs, name, format, errp);
+out:
+    qcow2_rw_backing_pointer_destroy(&ptr);
+    return ret;
 }
 
 /*

@@ -36,7 +36,6 @@ void qcow2_rw_backing_store_begin(BlockDriverState *bs)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
     Error *local_err = NULL;
-    int ret;
 
     if (!rwb) {
         return;
@@ -48,15 +47,8 @@ void qcow2_rw_backing_store_begin(BlockDriverState *bs)
         return;
     }
 
-    ret = bdrv_flush(rwb->child->bs);
-    if (ret < 0) {
-        error_setg_errno(&local_err, -ret, "Could not flush it");
-    } else {
-        qcow2_rw_backing_guard_take(&rwb->guard, &rwb->file, rwb->child,
-                                    &local_err);
-    }
-    if (local_err) {
-        rwb->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
+    if (!qcow2_rw_backing_guard_take(&rwb->guard, &rwb->file, rwb->child,
+                                     &local_err)) {
         warn_reportf_err(local_err, "State of the RW backing of '%s' is not "
                          "recorded, its bitmaps will be inconsistent: ",
                          bs->filename);

@@ -15,6 +15,7 @@
 #include "qemu/option.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
+#include "block/dirty-bitmap.h"
 #include "block/qdict.h"
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
@@ -488,4 +489,31 @@ bool qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
     }
     qemu_opt_set_number(opts, BLOCK_OPT_SIZE, size, &error_abort);
     return true;
+}
+
+BlockMeasureInfo *qcow2_rw_backing_measure(QemuOpts *opts,
+                                           BlockDriverState *in_bs,
+                                           Error **errp)
+{
+    BlockdevCreateOptionsQcow2 qcow2_opts = {
+        .has_cluster_size = true,
+        .cluster_size = qemu_opt_get_size(opts, BLOCK_OPT_CLUSTER_SIZE,
+                                          DEFAULT_CLUSTER_SIZE),
+    };
+    BlockMeasureInfo *info;
+
+    if (!check_layout_options(&qcow2_opts, errp)) {
+        return NULL;
+    }
+
+    /* The clusters of build_shell() */
+    info = g_new0(BlockMeasureInfo, 1);
+    info->required = 3 * qcow2_opts.cluster_size;
+    info->fully_allocated = info->required;
+    info->has_bitmaps = in_bs && bdrv_supports_persistent_dirty_bitmap(in_bs);
+    if (info->has_bitmaps) {
+        info->bitmaps = qcow2_get_persistent_dirty_bitmap_size(
+            in_bs, qcow2_opts.cluster_size);
+    }
+    return info;
 }

@@ -46,25 +46,32 @@ void qcow2_rw_backing_file_close(Qcow2RwBackingFile *file)
 }
 
 /*
- * Nodes that pass everything on, so that the modification time of the file is
- * that of the RW backing.  Other formats write metadata when they are closed,
- * and preallocation ends then, too.
+ * The node of the file that is the RW backing, or part of it, as it is.  Other
+ * formats write metadata when they are closed, so that the modification time
+ * of their files changes without a modification of the disk.
  */
-static bool is_transparent(BlockDriverState *bs)
-{
-    return !strcmp(bs->drv->format_name, "raw") ||
-           !strcmp(bs->drv->format_name, "throttle") ||
-           !strcmp(bs->drv->format_name, "copy-on-read");
-}
-
 static BlockDriverState * GRAPH_RDLOCK find_file_node(BlockDriverState *rw_bs)
 {
     BlockDriverState *bs = rw_bs;
 
-    while (bs && bs->drv && is_transparent(bs)) {
+    while (bs && bs->drv &&
+           (bs->drv->is_filter || !strcmp(bs->drv->format_name, "raw"))) {
         bs = bdrv_primary_bs(bs);
     }
     return bs && bs->drv && !strcmp(bs->drv->format_name, "file") ? bs : NULL;
+}
+
+/* Such a node truncates the file when it is closed */
+static bool GRAPH_RDLOCK has_preallocate_node(BlockDriverState *rw_bs)
+{
+    BlockDriverState *bs;
+
+    for (bs = rw_bs; bs; bs = bdrv_primary_bs(bs)) {
+        if (bs->drv && !strcmp(bs->drv->format_name, "preallocate")) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
@@ -206,7 +213,7 @@ qcow2_rw_backing_guard_take(Qcow2RwBackingGuard *guard,
     *guard = (Qcow2RwBackingGuard) { };
 
     qcow2_rw_backing_file_find(file, rw_backing->bs);
-    if (file_stat(file, &st)) {
+    if (file_stat(file, &st) && !has_preallocate_node(rw_backing->bs)) {
         guard->kind = QCOW2_RW_BACKING_GUARD_MTIME;
         guard->size = st.st_size;
         guard->mtime_sec = st.st_mtime;

@@ -41,7 +41,7 @@ void GRAPH_RDLOCK qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
  * qcow2_rw_backing_guard_take:
  * @guard: filled in; of kind QCOW2_RW_BACKING_GUARD_NONE on failure
  * @file: the file under the RW backing, if it has one
- * @rw_backing: the RW backing, flushed, with no request in flight
+ * @rw_backing: the RW backing, with no request in flight
  *
  * Records what the RW backing looks like (section "Guard extension" of the
  * specification).  At most 4 MiB are read.

@@ -475,6 +475,140 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
     return 0;
 }
 
+/* Reopen */
+
+/* The user vouches for another RW backing; all that can be checked is size */
+static bool check_new_child(BlockDriverState *bs, BlockDriverState *new_bs,
+                            Error **errp)
+{
+    int64_t old_size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    int64_t size;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (qcow2_rw_backing_contains_shell(new_bs)) {
+        error_setg(errp, "Node '%s' is or needs an image that has an RW "
+                   "backing itself", bdrv_get_node_name(new_bs));
+        return false;
+    }
+    size = bdrv_getlength(new_bs);
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get the size of node '%s'",
+                         bdrv_get_node_name(new_bs));
+        return false;
+    }
+    if (size != old_size) {
+        error_setg(errp, "Node '%s' has a size of %" PRId64 " bytes, but the "
+                   "RW backing of '%s' has %" PRId64,
+                   bdrv_get_node_name(new_bs), size, bs->filename, old_size);
+        return false;
+    }
+    return true;
+}
+
+/* If the options name another node, makes it the RW backing */
+static bool GRAPH_UNLOCKED
+replace_child(BDRVReopenState *state, Error **errp)
+{
+    BDRVQcow2State *s = state->bs->opaque;
+    BdrvChild *child = s->rw_backing->child;
+    const char *name = qdict_get_try_str(state->options, "rw-backing");
+    BlockDriverState *old_bs, *new_bs;
+
+    if (!child || !name || !strcmp(name, bdrv_get_node_name(child->bs))) {
+        return true;
+    }
+    new_bs = bdrv_find_node(name);
+    if (!new_bs) {
+        error_setg(errp, "Cannot find node '%s' for the RW backing of '%s'",
+                   name, state->bs->filename);
+        return false;
+    }
+    if (!check_new_child(state->bs, new_bs, errp)) {
+        return false;
+    }
+
+    old_bs = child->bs;
+    bdrv_ref(old_bs);
+    if (bdrv_replace_child_bs(child, new_bs, errp) < 0) {
+        bdrv_unref(old_bs);
+        return false;
+    }
+    s->rw_backing->reopen_old_bs = old_bs;
+    return true;
+}
+
+/* Other than with qcow2, flushing the node does not write its metadata */
+static bool GRAPH_UNLOCKED flush_metadata(BlockDriverState *bs, Error **errp)
+{
+    int ret;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    ret = qcow2_flush_caches(bs);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not write the metadata of '%s'",
+                         bs->filename);
+    }
+    return ret == 0;
+}
+
+static void GRAPH_UNLOCKED undo_reopen(BDRVReopenState *state)
+{
+    BlockDriverState *bs = state->bs;
+    BDRVQcow2State *s = bs->opaque;
+    BlockDriverState *old_bs = g_steal_pointer(&s->rw_backing->reopen_old_bs);
+    Error *local_err = NULL;
+
+    if (old_bs) {
+        /* What was possible before is possible again */
+        bdrv_replace_child_bs(s->rw_backing->child, old_bs, &error_abort);
+        bdrv_unref(old_bs);
+    }
+
+    /* Preparing to become read-only has made the bitmaps read-only, too */
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    if (!(state->flags & BDRV_O_RDWR) && bdrv_is_writable(bs) &&
+        qcow2_reopen_bitmaps_rw(bs, &local_err) < 0) {
+        error_reportf_err(local_err, "Could not use the bitmaps of '%s' any "
+                          "longer: ", bs->filename);
+    }
+}
+
+int qcow2_rw_backing_reopen_prepare(BDRVReopenState *state,
+                                    BlockReopenQueue *queue, Error **errp)
+{
+    int ret;
+
+    if (!replace_child(state, errp)) {
+        return -EINVAL;
+    }
+    ret = bdrv_qcow2.bdrv_reopen_prepare(state, queue, errp);
+    if (ret == 0 && !(state->flags & BDRV_O_RDWR) &&
+        !flush_metadata(state->bs, errp)) {
+        ret = -EIO;
+        bdrv_qcow2.bdrv_reopen_abort(state);
+    }
+    if (ret < 0) {
+        undo_reopen(state);
+    }
+    return ret;
+}
+
+void qcow2_rw_backing_reopen_commit(BDRVReopenState *state)
+{
+    BDRVQcow2State *s = state->bs->opaque;
+
+    bdrv_qcow2.bdrv_reopen_commit(state);
+    g_clear_pointer(&s->rw_backing->reopen_old_bs, bdrv_unref);
+}
+
+void qcow2_rw_backing_reopen_abort(BDRVReopenState *state)
+{
+    bdrv_qcow2.bdrv_reopen_abort(state);
+    undo_reopen(state);
+}
+
 /* What could not be done while the image was read-only */
 void qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state)
 {

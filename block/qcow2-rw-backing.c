@@ -41,26 +41,6 @@ static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
         child_bs->supported_truncate_flags;
 }
 
-static int GRAPH_UNLOCKED
-qcow2_rw_backing_reopen_prepare(BDRVReopenState *state,
-                                BlockReopenQueue *queue, Error **errp)
-{
-    BlockDriverState *bs = state->bs;
-    int ret = bdrv_qcow2.bdrv_reopen_prepare(state, queue, errp);
-
-    if (ret == 0 && bdrv_is_writable(bs) && !(state->flags & BDRV_O_RDWR)) {
-        /* Other than with qcow2, flushing the node has not done this */
-        GRAPH_RDLOCK_GUARD_MAINLOOP();
-        ret = qcow2_flush_caches(bs);
-        if (ret < 0) {
-            error_setg_errno(errp, -ret, "Could not write the metadata of "
-                             "'%s'", bs->filename);
-            bdrv_qcow2.bdrv_reopen_abort(state);
-        }
-    }
-    return ret;
-}
-
 static void coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
@@ -295,14 +275,18 @@ qcow2_rw_backing_co_check(BlockDriverState *bs, BdrvCheckResult *result,
                           BdrvCheckMode fix)
 {
     BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
     int ret = bdrv_qcow2.bdrv_co_check(bs, result, fix);
 
-    if (s->rw_backing->damaged) {
-        if ((fix & BDRV_FIX_ERRORS) && !s->rw_backing->header_stale) {
-            result->corruptions_fixed++;
-        } else {
-            result->corruptions++;
-        }
+    if (!rwb->damaged) {
+        return ret;
+    }
+    if ((fix & BDRV_FIX_ERRORS) && ret == 0 && !result->corruptions &&
+        !result->check_errors && !rwb->header_stale) {
+        rwb->damaged = false;
+        result->corruptions_fixed++;
+    } else {
+        result->corruptions++;
     }
     return ret;
 }
@@ -352,6 +336,8 @@ BlockDriver bdrv_qcow2_rw_backing = {
     .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
     .bdrv_reopen_prepare                = qcow2_rw_backing_reopen_prepare,
+    .bdrv_reopen_commit                 = qcow2_rw_backing_reopen_commit,
+    .bdrv_reopen_abort                  = qcow2_rw_backing_reopen_abort,
     .bdrv_reopen_commit_post            = qcow2_rw_backing_reopen_commit_post,
     .bdrv_co_invalidate_cache           = qcow2_rw_backing_co_invalidate_cache,
     .bdrv_co_getlength                  = qcow2_rw_backing_co_getlength,
@@ -379,8 +365,6 @@ static void qcow2_rw_backing_init(void)
 
     drv->bdrv_close = bdrv_qcow2.bdrv_close;
     drv->bdrv_inactivate = bdrv_qcow2.bdrv_inactivate;
-    drv->bdrv_reopen_commit = bdrv_qcow2.bdrv_reopen_commit;
-    drv->bdrv_reopen_abort = bdrv_qcow2.bdrv_reopen_abort;
     drv->bdrv_join_options = bdrv_qcow2.bdrv_join_options;
     drv->mutable_opts = bdrv_qcow2.mutable_opts;
 

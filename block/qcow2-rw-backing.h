@@ -45,6 +45,9 @@ typedef struct Qcow2RwBacking {
     /* NULL if the user only inspects the image, see qcow2_rw_backing_open() */
     BdrvChild *child;
 
+    /* While the image is reopened with another child, the one it had */
+    BlockDriverState *reopen_old_bs;
+
     /* As stored in the header, whatever node the user chose at open time */
     Qcow2RwBackingPointer pointer;
     bool pointer_damaged;
@@ -162,9 +165,13 @@ int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp);
 
-/* Does what could not be done while the image was read-only. */
-void GRAPH_UNLOCKED
-qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state);
+/* Entries of the driver table that reopen a shell */
+int GRAPH_UNLOCKED
+qcow2_rw_backing_reopen_prepare(BDRVReopenState *state,
+                                BlockReopenQueue *queue, Error **errp);
+void qcow2_rw_backing_reopen_commit(BDRVReopenState *state);
+void GRAPH_UNLOCKED qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state);
+void GRAPH_UNLOCKED qcow2_rw_backing_reopen_abort(BDRVReopenState *state);
 
 /**
  * qcow2_rw_backing_co_create:
@@ -194,6 +201,17 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options,
 int coroutine_fn GRAPH_UNLOCKED
 qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
                                 QDict *qdict, Error **errp);
+
+/**
+ * qcow2_rw_backing_measure:
+ * @opts: creation options
+ * @in_bs: image whose data is to be copied, NULL if there is none
+ *
+ * Returns how large a new shell will be, to be freed with
+ * qapi_free_BlockMeasureInfo(), or NULL with @errp set.
+ */
+BlockMeasureInfo * GRAPH_RDLOCK
+qcow2_rw_backing_measure(QemuOpts *opts, BlockDriverState *in_bs, Error **errp);
 
 /**
  * qcow2_rw_backing_set_create_size:
