@@ -486,9 +486,8 @@ static bool check_new_child(BlockDriverState *bs, BlockDriverState *new_bs,
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    if (qcow2_rw_backing_contains_shell(new_bs)) {
-        error_setg(errp, "Node '%s' is or needs an image that has an RW "
-                   "backing itself", bdrv_get_node_name(new_bs));
+    if (!qcow2_rw_backing_check_no_loop(bs->file->bs, bs->filename, new_bs,
+                                        bdrv_get_node_name(new_bs), errp)) {
         return false;
     }
     size = bdrv_getlength(new_bs);
