@@ -6,7 +6,7 @@ import os
 from typing import List
 
 import iotests
-from iotests import qemu_img_map
+from iotests import qemu_img_check, qemu_img_map
 
 # Granularity of the bitmaps in these tests, in bytes
 BLOCK = 64 * 1024
@@ -30,3 +30,20 @@ def dirty_blocks(image: str, bitmap: str = 'b') -> List[int]:
             result += range(extent['start'] // BLOCK, end // BLOCK)
     daemon.stop()
     return result
+
+
+def assert_intact(test: iotests.QMPTestCase, shell: str, disk: str,
+                  size: int, blocks: List[int]) -> None:
+    """
+    The image @shell has no errors, and @disk, of @size bytes, has zeroes but
+    for @blocks, each of which is filled with its number.
+    """
+    check = qemu_img_check('-f', 'qcow2', shell)
+    test.assertEqual(check['check-errors'], 0)
+    test.assertNotIn('corruptions', check)
+    test.assertNotIn('leaks', check)
+    data = bytearray(size)
+    for block in blocks:
+        data[block * BLOCK:(block + 1) * BLOCK] = bytes([block]) * BLOCK
+    with open(disk, 'rb') as file:
+        test.assertTrue(file.read() == data, 'wrong data')
