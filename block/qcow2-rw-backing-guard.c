@@ -50,7 +50,8 @@ void qcow2_rw_backing_file_close(Qcow2RwBackingFile *file)
  * formats write metadata when they are closed, so that the modification time
  * of their files changes without a modification of the disk.
  */
-static BlockDriverState * GRAPH_RDLOCK find_file_node(BlockDriverState *rw_bs)
+static GRAPH_RDLOCK
+BlockDriverState *find_file_node(BlockDriverState *rw_bs)
 {
     BlockDriverState *bs = rw_bs;
 
