@@ -24,11 +24,24 @@
 
 /* Guard */
 
-bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs)
+uint32_t qcow2_rw_backing_bitmap_flags(BlockDriverState *bs, uint32_t flags,
+                                       uint32_t in_use)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    return s->rw_backing && s->rw_backing->bitmaps_stale;
+    if (!s->rw_backing || (flags & in_use)) {
+        return flags;
+    }
+    s->rw_backing->bitmaps_unused = true;
+    return s->rw_backing->bitmaps_stale ? flags | in_use : flags;
+}
+
+bool qcow2_rw_backing_must_mark_bitmaps(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return s->rw_backing && s->rw_backing->bitmaps_stale &&
+        s->rw_backing->bitmaps_unused;
 }
 
 void qcow2_rw_backing_store_begin(BlockDriverState *bs)
@@ -52,7 +65,9 @@ void qcow2_rw_backing_store_begin(BlockDriverState *bs)
         warn_reportf_err(local_err, "State of the RW backing of '%s' is not "
                          "recorded, its bitmaps will be inconsistent: ",
                          bs->filename);
+        return;
     }
+    rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
 }
 
 void qcow2_rw_backing_store_end(BlockDriverState *bs)
@@ -211,13 +226,15 @@ int coroutine_fn qcow2_rw_backing_header_updated(BlockDriverState *bs, int ret)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
-    if (rwb && ret == 0 && rwb->bitmaps_at_risk) {
+    bool at_risk = rwb && rwb->bitmaps_unused && !rwb->had_mtime;
+
+    if (at_risk && ret == 0) {
         ret = bdrv_co_flush(bs->file->bs);
     }
     if (!rwb || ret == 0) {
         return ret;
     }
-    if (rwb->bitmaps_at_risk) {
+    if (at_risk) {
         error_report("Bitmaps in '%s' can neither be updated nor be marked as "
                      "out of date: %s", bs->filename, strerror(-ret));
         return ret;

@@ -275,8 +275,7 @@ static void guard_mismatch(BlockDriverState *bs, Error *reason)
  * in its default setting, a difference costs the bitmaps and nothing else.
  */
 static int coroutine_fn GRAPH_RDLOCK
-check_guard(BlockDriverState *bs, BlockdevQcow2RwBackingGuard mode,
-            Error **errp)
+check_guard(BlockDriverState *bs, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
@@ -285,10 +284,10 @@ check_guard(BlockDriverState *bs, BlockdevQcow2RwBackingGuard mode,
     if (rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE) {
         /* Nobody knows what has happened since the bitmaps were stored */
         rwb->bitmaps_stale |= s->nb_bitmaps &&
-            mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF;
+            rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF;
         return 0;
     }
-    if (mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
+    if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
         return 0;
     }
 
@@ -297,7 +296,7 @@ check_guard(BlockDriverState *bs, BlockdevQcow2RwBackingGuard mode,
         rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
         return 0;
     }
-    if (mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_STRICT) {
+    if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_STRICT) {
         error_propagate_prepend(errp, local_err, "RW backing of '%s' was "
                                 "modified by another program: ", bs->filename);
         error_append_hint(errp, "With rw-backing-guard=auto, the image opens "
@@ -317,7 +316,8 @@ static void GRAPH_RDLOCK check_guard_again(BlockDriverState *bs)
     Error *local_err = NULL;
     BdrvDirtyBitmap *bitmap;
 
-    if (rwb->guard_state != QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED ||
+    if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF ||
+        rwb->guard_state != QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED ||
         rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE ||
         qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
                                        &local_err)) {
@@ -342,8 +342,7 @@ static void drop_guard(BlockDriverState *bs)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
-    rwb->bitmaps_at_risk = s->nb_bitmaps &&
-        rwb->guard.kind != QCOW2_RW_BACKING_GUARD_MTIME;
+    rwb->had_mtime = rwb->guard.kind == QCOW2_RW_BACKING_GUARD_MTIME;
     rwb->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
 }
 
@@ -415,7 +414,6 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
-    BlockdevQcow2RwBackingGuard guard_mode;
     int ret;
 
     if (!open_child &&
@@ -436,7 +434,7 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                                         errp)) {
         return -EINVAL;
     }
-    if (!take_guard_mode(options, &guard_mode, errp)) {
+    if (!take_guard_mode(options, &s->rw_backing->guard_mode, errp)) {
         return -EINVAL;
     }
 
@@ -463,7 +461,7 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
     }
     if (!(flags & BDRV_O_INACTIVE)) {
         /* Until then, another process may still be writing */
-        ret = check_guard(bs, guard_mode, errp);
+        ret = check_guard(bs, errp);
         if (ret < 0) {
             return ret;
         }
@@ -565,10 +563,16 @@ static void GRAPH_UNLOCKED undo_reopen(BDRVReopenState *state)
         bdrv_unref(old_bs);
     }
 
+    if ((state->flags & BDRV_O_RDWR) || !bdrv_is_writable(bs)) {
+        return;
+    }
+
     /* Preparing to become read-only has made the bitmaps read-only, too */
     GRAPH_RDLOCK_GUARD_MAINLOOP();
-    if (!(state->flags & BDRV_O_RDWR) && bdrv_is_writable(bs) &&
-        qcow2_reopen_bitmaps_rw(bs, &local_err) < 0) {
+    if (s->rw_backing->child) {
+        drop_guard(bs);
+    }
+    if (qcow2_reopen_bitmaps_rw(bs, &local_err) < 0) {
         error_reportf_err(local_err, "Could not use the bitmaps of '%s' any "
                           "longer: ", bs->filename);
     }

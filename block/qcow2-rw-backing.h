@@ -62,7 +62,8 @@ typedef struct Qcow2RwBacking {
     Qcow2RwBackingGuard guard;
     bool guard_found;
 
-    /* What came out when the guard was compared, and why */
+    /* When to compare it, what came out, and why */
+    BlockdevQcow2RwBackingGuard guard_mode;
     Qcow2RwBackingGuardState guard_state;
     char *guard_reason;
 
@@ -82,11 +83,11 @@ typedef struct Qcow2RwBacking {
      */
     bool bitmaps_stale;
 
-    /*
-     * While the image was opened, its bitmaps seemed to be fine, and nobody
-     * could tell later on that the RW backing has been written to since.
-     */
-    bool bitmaps_at_risk;
+    /* There was a bitmap in the directory that was not marked as in use */
+    bool bitmaps_unused;
+
+    /* The guard that the image had would notice any write, even if it stays */
+    bool had_mtime;
 
     /* Part of the metadata was not usable, no new bitmaps are stored */
     bool damaged;
@@ -230,12 +231,22 @@ qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
 /* Bitmaps; all of these do nothing for images that are not shells */
 
 /**
- * qcow2_rw_backing_bitmaps_stale:
+ * qcow2_rw_backing_bitmap_flags:
+ * @flags: flags of a bitmap as the bitmap directory has them
+ * @in_use: the one that says that the bitmap is not to be trusted
  *
- * Returns true if all bitmaps stored in the image have to be considered in
- * use, that is, inconsistent.
+ * Returns the flags to go by.
  */
-bool qcow2_rw_backing_bitmaps_stale(BlockDriverState *bs);
+uint32_t qcow2_rw_backing_bitmap_flags(BlockDriverState *bs, uint32_t flags,
+                                       uint32_t in_use);
+
+/**
+ * qcow2_rw_backing_must_mark_bitmaps:
+ *
+ * Returns true if the image has bitmaps that cannot be trusted, but does not
+ * say so.  Only known after the bitmap directory was read.
+ */
+bool qcow2_rw_backing_must_mark_bitmaps(BlockDriverState *bs);
 
 /**
  * qcow2_rw_backing_store_begin:
