@@ -68,6 +68,7 @@ void qcow2_rw_backing_store_begin(BlockDriverState *bs)
         return;
     }
     rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
+    g_clear_pointer(&rwb->guard_reason, g_free);
 }
 
 void qcow2_rw_backing_store_end(BlockDriverState *bs)
