@@ -110,6 +110,28 @@ static uint32_t mtime_nsec(const struct stat *st)
 #endif
 }
 
+/*
+ * Files get their time from a clock that ticks every few milliseconds.  Lets
+ * the tick of the last write pass, so that any later write has a later time.
+ */
+static void wait_for_later_time(const struct stat *st)
+{
+#ifdef CLOCK_REALTIME_COARSE
+    struct timespec now;
+    int i;
+
+    /* The clock of a file server may be wrong: do not wait for long */
+    for (i = 0; i < 20; i++) {
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+        if (now.tv_sec > st->st_mtime ||
+            (now.tv_sec == st->st_mtime && now.tv_nsec > mtime_nsec(st))) {
+            return;
+        }
+        g_usleep(1000);
+    }
+#endif
+}
+
 /* Samples */
 
 typedef struct Samples {
@@ -219,6 +241,7 @@ qcow2_rw_backing_guard_take(Qcow2RwBackingGuard *guard,
         guard->size = st.st_size;
         guard->mtime_sec = st.st_mtime;
         guard->mtime_nsec = mtime_nsec(&st);
+        wait_for_later_time(&st);
         return true;
     }
 
@@ -236,14 +259,32 @@ qcow2_rw_backing_guard_take(Qcow2RwBackingGuard *guard,
     return true;
 }
 
+/*
+ * A node that becomes writable may open its file by name once more.  If there
+ * is nothing of this name, QEMU has changed its directory since.
+ */
+static bool GRAPH_RDLOCK
+name_means_other_file(BlockDriverState *rw_bs, const struct stat *st)
+{
+    BlockDriverState *bs = find_file_node(rw_bs);
+    struct stat by_name;
+
+    return stat(bs->exact_filename, &by_name) == 0 &&
+           (by_name.st_dev != st->st_dev || by_name.st_ino != st->st_ino);
+}
+
 static bool GRAPH_RDLOCK
 compare_mtime(const Qcow2RwBackingGuard *guard, Qcow2RwBackingFile *file,
-              Error **errp)
+              BlockDriverState *rw_bs, Error **errp)
 {
     struct stat st;
 
     if (!file_stat(file, &st)) {
         error_setg(errp, "It has no modification time to be compared with");
+        return false;
+    }
+    if (name_means_other_file(rw_bs, &st)) {
+        error_setg(errp, "Another file has taken its name");
         return false;
     }
     if (st.st_size != guard->size) {
@@ -297,7 +338,7 @@ qcow2_rw_backing_guard_compare(const Qcow2RwBackingGuard *guard,
 
     if (guard->kind == QCOW2_RW_BACKING_GUARD_MTIME) {
         qcow2_rw_backing_file_find(file, rw_backing->bs);
-        return compare_mtime(guard, file, errp);
+        return compare_mtime(guard, file, rw_backing->bs, errp);
     }
     return compare_samples(guard, rw_backing, errp);
 }

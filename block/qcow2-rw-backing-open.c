@@ -359,6 +359,11 @@ static void init_state(BlockDriverState *bs)
     rwb->damaged |= s->incompatible_features & QCOW2_INCOMPAT_CORRUPT;
     rwb->bitmaps_stale = rwb->damaged && s->nb_bitmaps;
 
+    if (!s->nb_bitmaps && (s->autoclear_features & QCOW2_AUTOCLEAR_BITMAPS)) {
+        /* Overlap checks would protect a directory that is not there */
+        s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
+        rwb->header_stale = true;
+    }
     if (rwb->guard.kind != QCOW2_RW_BACKING_GUARD_NONE) {
         rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED;
         rwb->checksum_known = true;
@@ -474,6 +479,15 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
 }
 
 /* Reopen */
+
+bool qcow2_rw_backing_keeps_child(BlockDriverState *bs, BdrvChild *child,
+                                  QDict *options)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return bs->drv == &bdrv_qcow2_rw_backing && child == s->rw_backing->child &&
+           !has_option(options, "rw-backing");
+}
 
 /* The user vouches for another RW backing; all that can be checked is size */
 static bool check_new_child(BlockDriverState *bs, BlockDriverState *new_bs,
@@ -598,18 +612,27 @@ int qcow2_rw_backing_reopen_prepare(BDRVReopenState *state,
     return ret;
 }
 
-void qcow2_rw_backing_reopen_commit(BDRVReopenState *state)
-{
-    BDRVQcow2State *s = state->bs->opaque;
-
-    bdrv_qcow2.bdrv_reopen_commit(state);
-    g_clear_pointer(&s->rw_backing->reopen_old_bs, bdrv_unref);
-}
-
 void qcow2_rw_backing_reopen_abort(BDRVReopenState *state)
 {
     bdrv_qcow2.bdrv_reopen_abort(state);
     undo_reopen(state);
+}
+
+/*
+ * The RW backing was replaced while the bitmaps are stored: what was recorded
+ * is about the old one.
+ */
+static void GRAPH_RDLOCK renew_guard(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBackingGuard *guard = &s->rw_backing->guard;
+    uint32_t bitmaps_checksum = guard->bitmaps_checksum;
+
+    if (guard->kind != QCOW2_RW_BACKING_GUARD_NONE) {
+        qcow2_rw_backing_guard_take(guard, &s->rw_backing->file,
+                                    s->rw_backing->child, NULL);
+        guard->bitmaps_checksum = bitmaps_checksum;
+    }
 }
 
 /* What could not be done while the image was read-only */
@@ -619,6 +642,11 @@ void qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state)
     BDRVQcow2State *s = bs->opaque;
     int ret;
 
+    if (s->rw_backing->reopen_old_bs) {
+        bdrv_unref(g_steal_pointer(&s->rw_backing->reopen_old_bs));
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+        renew_guard(bs);
+    }
     if (bdrv_is_writable(bs) && s->rw_backing->child) {
         GRAPH_RDLOCK_GUARD_MAINLOOP();
         check_guard_again(bs);

@@ -336,7 +336,6 @@ BlockDriver bdrv_qcow2_rw_backing = {
     .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
     .bdrv_reopen_prepare                = qcow2_rw_backing_reopen_prepare,
-    .bdrv_reopen_commit                 = qcow2_rw_backing_reopen_commit,
     .bdrv_reopen_abort                  = qcow2_rw_backing_reopen_abort,
     .bdrv_reopen_commit_post            = qcow2_rw_backing_reopen_commit_post,
     .bdrv_co_invalidate_cache           = qcow2_rw_backing_co_invalidate_cache,
@@ -365,6 +364,7 @@ static void qcow2_rw_backing_init(void)
 
     drv->bdrv_close = bdrv_qcow2.bdrv_close;
     drv->bdrv_inactivate = bdrv_qcow2.bdrv_inactivate;
+    drv->bdrv_reopen_commit = bdrv_qcow2.bdrv_reopen_commit;
     drv->bdrv_join_options = bdrv_qcow2.bdrv_join_options;
     drv->mutable_opts = bdrv_qcow2.mutable_opts;
 

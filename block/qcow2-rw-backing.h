@@ -166,11 +166,21 @@ int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp);
 
+/**
+ * qcow2_rw_backing_keeps_child:
+ * @child: a child of @bs
+ * @options: options that @bs is about to be reopened with
+ *
+ * Returns true if @child is the RW backing of a shell, and @options say
+ * nothing about it: it stays as it is.
+ */
+bool qcow2_rw_backing_keeps_child(BlockDriverState *bs, BdrvChild *child,
+                                  QDict *options);
+
 /* Entries of the driver table that reopen a shell */
 int GRAPH_UNLOCKED
 qcow2_rw_backing_reopen_prepare(BDRVReopenState *state,
                                 BlockReopenQueue *queue, Error **errp);
-void qcow2_rw_backing_reopen_commit(BDRVReopenState *state);
 void GRAPH_UNLOCKED qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state);
 void GRAPH_UNLOCKED qcow2_rw_backing_reopen_abort(BDRVReopenState *state);
 
