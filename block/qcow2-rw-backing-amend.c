@@ -229,37 +229,53 @@ out:
 
 /*
  * The image is in use, and so is its RW backing: all there is to be changed is
- * the name under which it will be found next time.
+ * the name under which it will be found next time.  To be called in the main
+ * thread, where file names are kept.
  */
-static int coroutine_fn GRAPH_RDLOCK
-amend_name(BlockDriverState *bs, const char *name, Error **errp)
+static bool GRAPH_RDLOCK
+prepare_name(BlockDriverState *bs, const char *name,
+             Qcow2RwBackingPointer *ptr, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     BlockDriverState *rw_bs = s->rw_backing->child->bs;
     g_autofree char *rw_filename = NULL;
-    Qcow2RwBackingPointer ptr;
-    int ret = -EINVAL;
 
-    qcow2_rw_backing_pointer_from_node(rw_bs, &ptr);
+    qcow2_rw_backing_pointer_from_node(rw_bs, ptr);
     if (name) {
         rw_filename = qcow2_rw_backing_resolve(bs->filename, name, errp);
         if (!rw_filename) {
-            goto out;
+            return false;
         }
-        if (!ptr.filename || !qcow2_rw_backing_is_local_path(name) ||
-            !qcow2_rw_backing_is_same_file(rw_filename, ptr.filename)) {
+        if (!ptr->filename || !qcow2_rw_backing_is_local_path(name) ||
+            !qcow2_rw_backing_is_same_file(rw_filename, ptr->filename)) {
             error_setg(errp, "'%s' is not the file of node '%s', the RW "
                        "backing of '%s'", name, bdrv_get_node_name(rw_bs),
                        bs->filename);
-            goto out;
+            return false;
         }
     }
-    g_free(ptr.filename);
-    ptr.filename = g_strdup(name);
-    if (qcow2_rw_backing_pointer_validate(&ptr, errp)) {
+    g_free(ptr->filename);
+    ptr->filename = g_strdup(name);
+    return qcow2_rw_backing_pointer_validate(ptr, errp);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+amend_name(BlockDriverState *bs, const char *name, Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    AioContext *ctx = qemu_get_current_aio_context();
+    Qcow2RwBackingPointer ptr = { };
+    int ret = -EINVAL;
+    bool ok;
+
+    aio_co_reschedule_self(qemu_get_aio_context());
+    ok = prepare_name(bs, name, &ptr, errp);
+    aio_co_reschedule_self(ctx);
+
+    if (ok) {
+        QEMU_LOCK_GUARD(&s->lock);
         ret = store_pointer(bs, &ptr, errp);
     }
-out:
     qcow2_rw_backing_pointer_destroy(&ptr);
     return ret;
 }
@@ -282,8 +298,6 @@ qcow2_rw_backing_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
         error_setg(errp, "Image '%s' is not writable", bs->filename);
         return -EACCES;
     }
-
-    QEMU_LOCK_GUARD(&s->lock);
     return amend_name(bs, name->type == QTYPE_QNULL ? NULL : name->u.s, errp);
 }
 

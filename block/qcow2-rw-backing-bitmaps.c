@@ -332,6 +332,11 @@ qcow2_rw_backing_co_can_store_new_dirty_bitmap(BlockDriverState *bs,
                    "'%s'", bs->filename, name);
         return false;
     }
+    if (!bdrv_is_writable(bs)) {
+        error_setg(errp, "Image '%s' is not writable, it cannot store bitmap "
+                   "'%s'", bs->filename, name);
+        return false;
+    }
     return bdrv_qcow2.bdrv_co_can_store_new_dirty_bitmap(bs, name, granularity,
                                                          errp) &&
            reserve_space(bs, name, granularity, errp);

@@ -540,6 +540,10 @@ replace_child(BDRVReopenState *state, Error **errp)
     }
 
     old_bs = child->bs;
+    if (bdrv_try_change_aio_context(new_bs, bdrv_get_aio_context(old_bs), NULL,
+                                    errp) < 0) {
+        return false;
+    }
     bdrv_ref(old_bs);
     if (bdrv_replace_child_bs(child, new_bs, errp) < 0) {
         bdrv_unref(old_bs);
@@ -572,8 +576,13 @@ static void GRAPH_UNLOCKED undo_reopen(BDRVReopenState *state)
     Error *local_err = NULL;
 
     if (old_bs) {
-        /* What was possible before is possible again */
-        bdrv_replace_child_bs(s->rw_backing->child, old_bs, &error_abort);
+        if (bdrv_replace_child_bs(s->rw_backing->child, old_bs,
+                                  &local_err) < 0) {
+            error_reportf_err(local_err, "Could not go back to node '%s' as "
+                              "RW backing of '%s': ",
+                              bdrv_get_node_name(old_bs), bs->filename);
+            local_err = NULL;
+        }
         bdrv_unref(old_bs);
     }
 
