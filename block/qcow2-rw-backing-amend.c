@@ -45,21 +45,36 @@ int qcow2_rw_backing_amend_flags(const char *options)
  * is what it has to look like when the image is opened again.
  */
 static bool GRAPH_RDLOCK
-take_guard(BlockDriverState *rw_bs, const char *rw_filename,
-           Qcow2RwBackingGuard *guard, Error **errp)
+renew_guard(BlockDriverState *rw_bs, const char *rw_filename,
+            Qcow2RwBackingGuard *guard, Error **errp)
 {
     ERRP_GUARD();
+    Qcow2RwBackingGuard old = *guard;
     Qcow2RwBackingFile file;
+    Error *local_err = NULL;
     BlockBackend *blk;
+    BdrvChild *child;
     bool ok;
 
+    if (old.kind == QCOW2_RW_BACKING_GUARD_NONE) {
+        /* Bitmaps that are not trusted are not to be trusted now */
+        return true;
+    }
     blk = blk_new_with_bs(rw_bs, BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, errp);
     if (!blk) {
         return false;
     }
+    child = QLIST_FIRST(&rw_bs->parents);
     qcow2_rw_backing_file_init(&file);
-    ok = qcow2_rw_backing_guard_take(guard, &file, (BdrvChild *)blk_root(blk),
-                                     errp);
+
+    if (!qcow2_rw_backing_guard_compare(&old, &file, child, &local_err)) {
+        warn_reportf_err(local_err, "Bitmaps are kept although '%s' does not "
+                         "look as the RW backing did when they were stored: ",
+                         rw_filename);
+    }
+    ok = qcow2_rw_backing_guard_take(guard, &file, child, errp);
+    guard->bitmaps_checksum = old.bitmaps_checksum;
+
     qcow2_rw_backing_file_close(&file);
     blk_unref(blk);
 
@@ -70,7 +85,10 @@ take_guard(BlockDriverState *rw_bs, const char *rw_filename,
     return ok;
 }
 
-/* The disk that @ptr names must be the one that the metadata is about */
+/*
+ * The disk that @ptr names must be the one that the metadata is about.  @guard
+ * is brought up to date, unless it is NULL.
+ */
 static bool GRAPH_RDLOCK
 check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
                 const char *name, Qcow2RwBackingGuard *guard, Error **errp)
@@ -88,8 +106,8 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
         return false;
     }
     options = qcow2_rw_backing_inspect_options(ptr->format, &flags);
-    if (s->nb_bitmaps) {
-        /* The guard may have to look at the content */
+    if (guard) {
+        /* It may have to look at the content */
         flags &= ~BDRV_O_NO_IO;
     }
     rw_bs = bdrv_open(rw_filename, NULL, options, flags, errp);
@@ -109,7 +127,7 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
                    "backing of '%s' has %" PRIu64, name, size, bs->filename,
                    s->rw_backing->stored_size);
     } else {
-        ok = !s->nb_bitmaps || take_guard(rw_bs, rw_filename, guard, errp);
+        ok = !guard || renew_guard(rw_bs, rw_filename, guard, errp);
     }
     bdrv_unref(rw_bs);
     return ok;
@@ -160,7 +178,7 @@ prepare_pointer(BlockDriverState *bs, const char *name, const char *format,
     };
 
     if (ptr->filename &&
-        !check_new_place(bs, ptr, ptr->filename, guard, errp)) {
+        !check_new_place(bs, ptr, ptr->filename, name ? guard : NULL, errp)) {
         return false;
     }
     if (ptr->filename && !qcow2_rw_backing_is_local_path(ptr->filename)) {
@@ -199,7 +217,7 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
     g_autofree char *name = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING);
     g_autofree char *format = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING_FMT);
     Qcow2RwBackingPointer ptr = { };
-    Qcow2RwBackingGuard guard;
+    Qcow2RwBackingGuard old_guard = s->rw_backing->guard, guard;
     int ret = -EINVAL;
 
     if ((name || format) && qemu_opt_find(opts, BLOCK_OPT_SIZE)) {
@@ -221,6 +239,9 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
     if (ret == 0 && (name || format)) {
         s->rw_backing->guard = guard;
         ret = store_pointer(bs, &ptr, errp);
+        if (ret < 0) {
+            s->rw_backing->guard = old_guard;
+        }
     }
 out:
     qcow2_rw_backing_pointer_destroy(&ptr);

@@ -40,8 +40,20 @@ bool qcow2_rw_backing_must_mark_bitmaps(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    return s->rw_backing && s->rw_backing->bitmaps_stale &&
-        s->rw_backing->bitmaps_unused;
+    if (!s->rw_backing || !s->rw_backing->bitmaps_stale ||
+        !s->rw_backing->bitmaps_unused) {
+        return false;
+    }
+    if (!s->rw_backing->bitmaps_reported) {
+        if (s->rw_backing->guard_state == QCOW2_RW_BACKING_GUARD_STATE_NONE) {
+            warn_report("'%s' has no record of what its RW backing looked "
+                        "like", bs->filename);
+        }
+        warn_report("Persistent dirty bitmaps of '%s' are out of date: %"
+                    PRIu32, bs->filename, s->nb_bitmaps);
+        s->rw_backing->bitmaps_reported = true;
+    }
+    return true;
 }
 
 void qcow2_rw_backing_store_begin(BlockDriverState *bs)
@@ -174,6 +186,8 @@ int qcow2_rw_backing_tolerate(BlockDriverState *bs, int ret, Error **errp)
     *errp = NULL;
     rwb->damaged = true;
     rwb->header_stale = true;
+    /* Whatever could not be read */
+    rwb->bitmaps_unused = true;
     return 0;
 }
 
@@ -266,6 +280,14 @@ static uint64_t copy_size(BlockDriverState *bs, const char *name,
         ROUND_UP(dir_entry_len, s->cluster_size);
 }
 
+static void set_damaged_error(BlockDriverState *bs, const char *name,
+                              Error **errp)
+{
+    error_setg(errp, "Metadata of '%s' is damaged, it has to be repaired with "
+               "'qemu-img check -r all' before it can store bitmap '%s'",
+               bs->filename, name);
+}
+
 /*
  * Bitmaps are stored when the image is closed, which is too late to find out
  * that there is no space for them.  While they are stored, the old copies are
@@ -292,8 +314,8 @@ reserve_space(BlockDriverState *bs, const char *name, uint32_t granularity,
     }
     last = qcow2_get_last_cluster(bs, length);
     if (last < 0) {
-        error_setg_errno(errp, -last, "Could not find out how much of '%s' is "
-                         "in use", bs->filename);
+        s->rw_backing->damaged = true;
+        set_damaged_error(bs, name, errp);
         return false;
     }
 
@@ -307,14 +329,19 @@ reserve_space(BlockDriverState *bs, const char *name, uint32_t granularity,
 
     ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_FALLOC, 0,
                            &local_err);
-    if (ret == -ENOSPC || ret == -EFBIG || ret == -EDQUOT) {
+    if (ret < 0 && ret != -ENOSPC && ret != -EFBIG && ret != -EDQUOT) {
+        /* Not every protocol can reserve space, but the file has to grow */
+        error_free(local_err);
+        local_err = NULL;
+        ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
+                               &local_err);
+    }
+    if (ret < 0) {
         error_propagate_prepend(errp, local_err, "No space for bitmap '%s' in "
                                 "'%s', which may need %" PRIu64 " bytes: ",
                                 name, bs->filename, needed);
         return false;
     }
-    /* Not every protocol can reserve space */
-    error_free(local_err);
     return true;
 }
 
@@ -327,9 +354,7 @@ qcow2_rw_backing_co_can_store_new_dirty_bitmap(BlockDriverState *bs,
     BDRVQcow2State *s = bs->opaque;
 
     if (s->rw_backing->damaged) {
-        error_setg(errp, "Metadata of '%s' is damaged, it has to be repaired "
-                   "with 'qemu-img check -r all' before it can store bitmap "
-                   "'%s'", bs->filename, name);
+        set_damaged_error(bs, name, errp);
         return false;
     }
     if (!bdrv_is_writable(bs)) {

@@ -137,6 +137,13 @@ qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
     return read_pointer(bs, offset, len, errp);
 }
 
+/*
+ * Room that the header needs for what comes and goes with bitmaps: the guard,
+ * the bitmaps extension and the end of the extensions, with 8 bytes each of
+ * type and length.
+ */
+#define LATER_EXTENSIONS_LEN (8 + sizeof(Qcow2RwBackingGuardExt) + 8 + 24 + 8)
+
 /* Returns the number of bytes written to @buf, or -ENOSPC */
 static ssize_t write_extension(char *buf, size_t buflen, uint32_t magic,
                                const void *data, size_t len)
@@ -187,6 +194,9 @@ ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
     }
 
     ret = write_feature_name(buf + ptr_len, buflen - ptr_len);
+    if (ret >= 0 && buflen - ptr_len - ret < LATER_EXTENSIONS_LEN) {
+        ret = -ENOSPC;
+    }
     return ret < 0 ? ret : ptr_len + ret;
 }
 

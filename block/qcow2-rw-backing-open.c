@@ -218,11 +218,7 @@ static void distrust_stored_bitmaps(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    if (s->nb_bitmaps && !s->rw_backing->bitmaps_stale) {
-        warn_report("Persistent dirty bitmaps of '%s' are out of date: %"
-                    PRIu32, bs->filename, s->nb_bitmaps);
-        s->rw_backing->bitmaps_stale = true;
-    }
+    s->rw_backing->bitmaps_stale |= s->nb_bitmaps > 0;
 }
 
 /*
@@ -277,14 +273,16 @@ static void guard_mismatch(BlockDriverState *bs, Error *reason)
 static int coroutine_fn GRAPH_RDLOCK
 check_guard(BlockDriverState *bs, Error **errp)
 {
+    ERRP_GUARD();
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
     Error *local_err = NULL;
 
     if (rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE) {
         /* Nobody knows what has happened since the bitmaps were stored */
-        rwb->bitmaps_stale |= s->nb_bitmaps &&
-            rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF;
+        if (rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
+            distrust_stored_bitmaps(bs);
+        }
         return 0;
     }
     if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
@@ -342,7 +340,8 @@ static void drop_guard(BlockDriverState *bs)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
-    rwb->had_mtime = rwb->guard.kind == QCOW2_RW_BACKING_GUARD_MTIME;
+    rwb->had_mtime = rwb->guard.kind == QCOW2_RW_BACKING_GUARD_MTIME &&
+        rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF;
     rwb->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
 }
 
@@ -360,6 +359,8 @@ static void init_state(BlockDriverState *bs)
     rwb->bitmaps_stale = rwb->damaged && s->nb_bitmaps;
 
     if (!s->nb_bitmaps && (s->autoclear_features & QCOW2_AUTOCLEAR_BITMAPS)) {
+        warn_report("Bitmaps of '%s' are lost: their header extension is "
+                    "missing", bs->filename);
         /* Overlap checks would protect a directory that is not there */
         s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
         rwb->header_stale = true;
@@ -517,6 +518,13 @@ static bool check_new_child(BlockDriverState *bs, BlockDriverState *new_bs,
     return true;
 }
 
+/* What is recorded is about the old RW backing */
+static void GRAPH_UNLOCKED check_guard_before_leaving(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    check_guard_again(bs);
+}
+
 /* If the options name another node, makes it the RW backing */
 static bool GRAPH_UNLOCKED
 replace_child(BDRVReopenState *state, Error **errp)
@@ -540,6 +548,7 @@ replace_child(BDRVReopenState *state, Error **errp)
     }
 
     old_bs = child->bs;
+    check_guard_before_leaving(state->bs);
     if (bdrv_try_change_aio_context(new_bs, bdrv_get_aio_context(old_bs), NULL,
                                     errp) < 0) {
         return false;
@@ -566,6 +575,30 @@ static bool GRAPH_UNLOCKED flush_metadata(BlockDriverState *bs, Error **errp)
                          bs->filename);
     }
     return ret == 0;
+}
+
+/*
+ * Read-only bitmaps keep the guest from writing.  They are given up if the
+ * image could not be told that they are in use, as long as the guard makes
+ * sure that they are not trusted later.
+ */
+static void GRAPH_RDLOCK give_up_read_only_bitmaps(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (s->rw_backing->had_mtime && bdrv_dirty_bitmap_readonly(bitmap) &&
+            bdrv_dirty_bitmap_get_persistence(bitmap)) {
+            warn_report("Bitmap '%s' in '%s' is inconsistent: it could not be "
+                        "marked as in use", bdrv_dirty_bitmap_name(bitmap),
+                        bs->filename);
+            bdrv_dirty_bitmap_set_inconsistent(bitmap);
+            bdrv_dirty_bitmap_set_readonly(bitmap, false);
+            s->rw_backing->damaged = true;
+            s->rw_backing->header_stale = true;
+        }
+    }
 }
 
 static void GRAPH_UNLOCKED undo_reopen(BDRVReopenState *state)
@@ -598,6 +631,7 @@ static void GRAPH_UNLOCKED undo_reopen(BDRVReopenState *state)
     if (qcow2_reopen_bitmaps_rw(bs, &local_err) < 0) {
         error_reportf_err(local_err, "Could not use the bitmaps of '%s' any "
                           "longer: ", bs->filename);
+        give_up_read_only_bitmaps(bs);
     }
 }
 
@@ -664,6 +698,10 @@ void qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state)
     bdrv_qcow2.bdrv_reopen_commit_post(state);
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (bdrv_is_writable(bs)) {
+        give_up_read_only_bitmaps(bs);
+    }
 
     if (s->rw_backing->header_stale && bdrv_is_writable(bs)) {
         ret = qcow2_update_header(bs);

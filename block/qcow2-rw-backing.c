@@ -41,6 +41,45 @@ static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
         child_bs->supported_truncate_flags;
 }
 
+/*
+ * The block layer asks the users of a node last.  If one of them refuses, the
+ * node stays active, and must not have stored its bitmaps and lost them.
+ */
+static int GRAPH_RDLOCK inactivate_parents(BlockDriverState *bs)
+{
+    uint64_t perm, shared;
+    BdrvChild *parent;
+    int ret;
+
+    QLIST_FOREACH(parent, &bs->parents, next_parent) {
+        if (parent->klass->inactivate) {
+            ret = parent->klass->inactivate(parent);
+            if (ret < 0) {
+                return ret;
+            }
+        }
+    }
+    bdrv_get_cumulative_perm(bs, &perm, &shared);
+    return perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED) ? -EPERM : 0;
+}
+
+static int GRAPH_RDLOCK qcow2_rw_backing_inactivate(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int ret = inactivate_parents(bs);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_qcow2.bdrv_inactivate(bs);
+    if (ret < 0 && rw_backing_child(bs)) {
+        /* The node stays active: nobody may trust what was stored */
+        s->rw_backing->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
+        qcow2_update_header(bs);
+    }
+    return ret;
+}
+
 static void coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
@@ -334,6 +373,7 @@ BlockDriver bdrv_qcow2_rw_backing = {
     .is_format                          = true,
 
     .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
+    .bdrv_inactivate                    = qcow2_rw_backing_inactivate,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
     .bdrv_reopen_prepare                = qcow2_rw_backing_reopen_prepare,
     .bdrv_reopen_abort                  = qcow2_rw_backing_reopen_abort,
@@ -363,7 +403,6 @@ static void qcow2_rw_backing_init(void)
     BlockDriver *drv = &bdrv_qcow2_rw_backing;
 
     drv->bdrv_close = bdrv_qcow2.bdrv_close;
-    drv->bdrv_inactivate = bdrv_qcow2.bdrv_inactivate;
     drv->bdrv_reopen_commit = bdrv_qcow2.bdrv_reopen_commit;
     drv->bdrv_join_options = bdrv_qcow2.bdrv_join_options;
     drv->mutable_opts = bdrv_qcow2.mutable_opts;

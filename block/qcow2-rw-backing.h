@@ -83,8 +83,11 @@ typedef struct Qcow2RwBacking {
      */
     bool bitmaps_stale;
 
-    /* There was a bitmap in the directory that was not marked as in use */
+    /* There may be a bitmap in the image that is not marked as in use */
     bool bitmaps_unused;
+
+    /* The user has been told that bitmaps are out of date */
+    bool bitmaps_reported;
 
     /* The guard that the image had would notice any write, even if it stays */
     bool had_mtime;

@@ -91,7 +91,7 @@ typedef struct Qcow2RwBackingGuard {
     uint64_t seed;
     uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
 
-    /* Sum over the stored bitmaps, see qcow2_rw_backing_checksum_*() */
+    /* Sum over the stored bitmaps, see qcow2_rw_backing_sum_*() */
     uint32_t bitmaps_checksum;
 } Qcow2RwBackingGuard;
 
