@@ -80,6 +80,7 @@ void qcow2_rw_backing_store_begin(BlockDriverState *bs)
         return;
     }
     rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
+    rwb->guard_may_miss_writes = qcow2_rw_backing_guard_may_miss(rwb);
     g_clear_pointer(&rwb->guard_reason, g_free);
 }
 
@@ -186,8 +187,11 @@ int qcow2_rw_backing_tolerate(BlockDriverState *bs, int ret, Error **errp)
     *errp = NULL;
     rwb->damaged = true;
     rwb->header_stale = true;
-    /* Whatever could not be read */
+    /* What could not be read may be there */
     rwb->bitmaps_unused = true;
+    if (!rwb->header_read && rwb->pointer.format && !rwb->guard_found) {
+        rwb->guard_may_miss_writes = true;
+    }
     return 0;
 }
 
@@ -241,7 +245,7 @@ int coroutine_fn qcow2_rw_backing_header_updated(BlockDriverState *bs, int ret)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
-    bool at_risk = rwb && rwb->bitmaps_unused && !rwb->had_mtime;
+    bool at_risk = rwb && rwb->bitmaps_unused && rwb->guard_may_miss_writes;
 
     if (at_risk && ret == 0) {
         ret = bdrv_co_flush(bs->file->bs);

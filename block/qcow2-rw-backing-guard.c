@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "block/block-io.h"
 #include "crypto/hash.h"
@@ -39,7 +40,7 @@ void qcow2_rw_backing_file_init(Qcow2RwBackingFile *file)
 void qcow2_rw_backing_file_close(Qcow2RwBackingFile *file)
 {
     if (file->fd >= 0) {
-        close(file->fd);
+        qemu_close(file->fd);
     }
     g_free(file->node_name);
     qcow2_rw_backing_file_init(file);
@@ -75,6 +76,21 @@ static bool GRAPH_RDLOCK has_preallocate_node(BlockDriverState *rw_bs)
     return false;
 }
 
+#ifdef O_PATH
+static int open_for_stat(const char *filename)
+{
+    int fd;
+
+    if (!strstart(filename, "/dev/fdset/", NULL)) {
+        /* Closing an O_PATH descriptor does not drop anybody's file locks */
+        return open(filename, O_PATH | O_CLOEXEC);
+    }
+    /* Finds a descriptor that was passed to QEMU with this access mode */
+    fd = qemu_open(filename, O_RDWR, NULL);
+    return fd < 0 ? qemu_open(filename, O_RDONLY, NULL) : fd;
+}
+#endif
+
 void qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
                                 BlockDriverState *rw_bs)
 {
@@ -90,8 +106,7 @@ void qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
         bdrv_refresh_filename(bs);
         file->bs = bs;
         file->node_name = g_strdup(bdrv_get_node_name(bs));
-        /* Closing an O_PATH descriptor does not drop anybody's file locks */
-        file->fd = open(bs->exact_filename, O_PATH | O_CLOEXEC);
+        file->fd = open_for_stat(bs->exact_filename);
     }
 #endif
 }

@@ -340,8 +340,6 @@ static void drop_guard(BlockDriverState *bs)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
-    rwb->had_mtime = rwb->guard.kind == QCOW2_RW_BACKING_GUARD_MTIME &&
-        rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF;
     rwb->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
 }
 
@@ -355,6 +353,8 @@ static void init_state(BlockDriverState *bs)
 
     bs->drv = &bdrv_qcow2_rw_backing;
 
+    rwb->header_read = true;
+    rwb->guard_may_miss_writes |= qcow2_rw_backing_guard_may_miss(rwb);
     rwb->damaged |= s->incompatible_features & QCOW2_INCOMPAT_CORRUPT;
     rwb->bitmaps_stale = rwb->damaged && s->nb_bitmaps;
 
@@ -588,13 +588,15 @@ static void GRAPH_RDLOCK give_up_read_only_bitmaps(BlockDriverState *bs)
     BdrvDirtyBitmap *bitmap;
 
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
-        if (s->rw_backing->had_mtime && bdrv_dirty_bitmap_readonly(bitmap) &&
+        if (!s->rw_backing->guard_may_miss_writes &&
+            bdrv_dirty_bitmap_readonly(bitmap) &&
             bdrv_dirty_bitmap_get_persistence(bitmap)) {
             warn_report("Bitmap '%s' in '%s' is inconsistent: it could not be "
                         "marked as in use", bdrv_dirty_bitmap_name(bitmap),
                         bs->filename);
             bdrv_dirty_bitmap_set_inconsistent(bitmap);
             bdrv_dirty_bitmap_set_readonly(bitmap, false);
+            s->rw_backing->bitmaps_stale = true;
             s->rw_backing->damaged = true;
             s->rw_backing->header_stale = true;
         }
@@ -695,15 +697,16 @@ void qcow2_rw_backing_reopen_commit_post(BDRVReopenState *state)
         check_guard_again(bs);
         drop_guard(bs);
     }
+    if (!bdrv_is_writable(bs)) {
+        return;
+    }
     bdrv_qcow2.bdrv_reopen_commit_post(state);
 
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    if (bdrv_is_writable(bs)) {
-        give_up_read_only_bitmaps(bs);
-    }
+    give_up_read_only_bitmaps(bs);
 
-    if (s->rw_backing->header_stale && bdrv_is_writable(bs)) {
+    if (s->rw_backing->header_stale) {
         ret = qcow2_update_header(bs);
         if (ret < 0) {
             warn_report("Could not update the header of '%s': %s",

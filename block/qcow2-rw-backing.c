@@ -75,7 +75,10 @@ static int GRAPH_RDLOCK qcow2_rw_backing_inactivate(BlockDriverState *bs)
     if (ret < 0 && rw_backing_child(bs)) {
         /* The node stays active: nobody may trust what was stored */
         s->rw_backing->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
-        qcow2_update_header(bs);
+        if (bdrv_is_writable(bs) && qcow2_update_header(bs) < 0) {
+            warn_report("Bitmaps in '%s' may miss what is written from now on",
+                        bs->filename);
+        }
     }
     return ret;
 }

@@ -89,8 +89,14 @@ typedef struct Qcow2RwBacking {
     /* The user has been told that bitmaps are out of date */
     bool bitmaps_reported;
 
-    /* The guard that the image had would notice any write, even if it stays */
-    bool had_mtime;
+    /*
+     * If the header cannot be written now, the guard in it may stay, and need
+     * not notice what is written to the RW backing.
+     */
+    bool guard_may_miss_writes;
+
+    /* The header was read, as far as that was possible */
+    bool header_read;
 
     /* Part of the metadata was not usable, no new bitmaps are stored */
     bool damaged;
@@ -240,6 +246,13 @@ qcow2_rw_backing_measure(QemuOpts *opts, BlockDriverState *in_bs, Error **errp);
 bool GRAPH_UNLOCKED
 qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
                                  Error **errp);
+
+/* Returns true if not every write will be noticed with the current guard. */
+static inline bool qcow2_rw_backing_guard_may_miss(const Qcow2RwBacking *rwb)
+{
+    return rwb->guard.kind == QCOW2_RW_BACKING_GUARD_SAMPLES ||
+           rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF;
+}
 
 /* Bitmaps; all of these do nothing for images that are not shells */
 
