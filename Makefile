@@ -1,7 +1,7 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
-# show or test it, "make check-upstream" runs QEMU's own tests; BUILD names
-# another build directory.
+# show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
+# kills QEMU ROUNDS times and more; BUILD names another build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -33,6 +33,10 @@ check: all
 check-upstream: all
 	scripts/check-upstream $(BUILD)
 
+ROUNDS = 300
+crash: all
+	tests/crash/run --build $(BUILD) --rounds $(ROUNDS)
+
 validate: $(BUILD)/configured
 	scripts/validate $(BUILD)
 
@@ -48,4 +52,4 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-upstream validate install clean distclean
+.PHONY: all demo check check-upstream crash validate install clean distclean
