@@ -240,6 +240,33 @@ bool qcow2_rw_backing_drop_bitmaps(BlockDriverState *bs, bool *update_header,
     return true;
 }
 
+void qcow2_rw_backing_report_lost_bitmaps(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (s->rw_backing && bdrv_dirty_bitmap_get_persistence(bitmap) &&
+            !bdrv_dirty_bitmap_readonly(bitmap) &&
+            !bdrv_dirty_bitmap_inconsistent(bitmap)) {
+            error_report("Bitmap '%s' is not stored in '%s'",
+                         bdrv_dirty_bitmap_name(bitmap), bs->filename);
+        }
+    }
+}
+
+bool qcow2_rw_backing_hides_bitmaps(BlockDriverState *bs, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing) {
+        error_free(*errp);
+        *errp = NULL;
+    }
+    return s->rw_backing;
+}
+
 int coroutine_fn qcow2_rw_backing_header_updated(BlockDriverState *bs, int ret)
 {
     BDRVQcow2State *s = bs->opaque;

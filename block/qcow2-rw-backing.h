@@ -353,6 +353,18 @@ bool qcow2_rw_backing_distrust_bitmap(BlockDriverState *bs, const char *name,
 bool qcow2_rw_backing_drop_bitmaps(BlockDriverState *bs, bool *update_header,
                                    Error **errp);
 
+/* To be called when storing bitmaps has failed: names those concerned. */
+void qcow2_rw_backing_report_lost_bitmaps(BlockDriverState *bs);
+
+/**
+ * qcow2_rw_backing_hides_bitmaps:
+ * @errp: why the bitmap directory could not be read for a query
+ *
+ * Returns true with @errp cleared if the query has to do without: it is about
+ * a disk that works.
+ */
+bool qcow2_rw_backing_hides_bitmaps(BlockDriverState *bs, Error **errp);
+
 /**
  * qcow2_rw_backing_header_updated:
  * @ret: result of the header update that ends opening an image
