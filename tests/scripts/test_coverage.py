@@ -4,6 +4,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import fnmatch
 import re
 import unittest
 
@@ -24,10 +25,10 @@ def table() -> set[str]:
 class Coverage(unittest.TestCase):
     def test_named_tests_exist(self) -> None:
         for name in table():
-            path = TESTS / (name if '/' in name else
-                            f'qemu-iotests/tests/rw-backing-{name}')
+            path = name if '/' in name else \
+                f'qemu-iotests/tests/rw-backing-{name}'
             with self.subTest(name):
-                self.assertTrue(path.exists())
+                self.assertTrue(list(TESTS.glob(path)))
 
     def test_every_test_is_named(self) -> None:
         iotests = {path.stem.removeprefix('rw-backing-') for path in
@@ -35,7 +36,11 @@ class Coverage(unittest.TestCase):
         clients = {f'clients/{path.name}' for path in
                    (TESTS / 'clients').iterdir()
                    if path.is_file() and not path.suffix}
-        self.assertEqual((iotests | clients) - table(), set())
+        named = table()
+        for name in sorted(iotests | clients):
+            with self.subTest(name):
+                self.assertTrue(any(fnmatch.fnmatch(name, pattern)
+                                    for pattern in named))
 
 
 if __name__ == '__main__':
