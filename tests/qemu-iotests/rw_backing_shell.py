@@ -181,10 +181,12 @@ class ShellImage:
             table, size, flags, _, bits, name_len, extra = struct.unpack_from(
                 '>QIIBBHI', self.data, offset)
             name = offset + 24 + extra
+            # There may be no table at all in a damaged image
+            entries = self.data[table:table + 8 * size]
             result.append(Bitmap(
                 offset, bytes(self.data[name:name + name_len]), flags,
                 1 << bits, table,
-                list(struct.unpack_from(f'>{size}Q', self.data, table))))
+                list(struct.unpack(f'>{len(entries) // 8}Q', entries))))
             offset = (name + name_len + 7) // 8 * 8
         return result
 
