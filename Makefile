@@ -1,7 +1,8 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
 # show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
-# kills QEMU ROUNDS times and more; BUILD names another build directory.
+# kills QEMU ROUNDS times and more, "make fuzz" and "make check-sanitizers" look
+# for mistakes in builds of their own; BUILD names another build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -37,6 +38,16 @@ ROUNDS = 300
 crash: all
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS)
 
+FUZZ_SECONDS = 600
+fuzz: $(BUILD)/configured
+	scripts/import --sync $(BUILD)/qemu-src
+	scripts/install-packages --fuzz $(BUILD)
+	scripts/fuzz --seconds=$(FUZZ_SECONDS) $(BUILD) $(BUILD)-fuzz
+
+check-sanitizers: $(BUILD)/configured
+	scripts/import --sync $(BUILD)/qemu-src
+	scripts/check-sanitizers $(BUILD) $(BUILD)-sanitizers
+
 validate: $(BUILD)/configured
 	scripts/validate $(BUILD)
 
@@ -52,4 +63,5 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-upstream crash validate install clean distclean
+.PHONY: all demo check check-upstream check-sanitizers crash fuzz validate \
+        install clean distclean

@@ -63,6 +63,9 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
         return -EINVAL;
     }
 
+    /* Has no meaning here, and would make qcow2 insist on a data file */
+    s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+
     s->rw_backing = g_new0(Qcow2RwBacking, 1);
     s->rw_backing->stored_size = header->size;
     qcow2_rw_backing_file_init(&s->rw_backing->file);

@@ -13,6 +13,7 @@ import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Mapping
 
 from common import Failure, ROOT
 
@@ -72,16 +73,18 @@ def read_outcome(test: str, log: str) -> Outcome:
 
 
 def run_iotest(build: Path, test: str, arguments: list[str], scratch: Path,
-               plain: str = '') -> Outcome:
+               plain: str = '', env: Mapping[str, str] = os.environ,
+               limit: int = LIMIT) -> Outcome:
     """
     Run @test with the QEMU of @build and with @arguments of check, in the
     directory @scratch, which is made, and removed unless the test fails.
-    Images whose names match @plain are not made shells.
+    Images whose names match @plain are not made shells.  After @limit
+    seconds, the test is killed.
     """
     qemu = build / 'qemu'
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    env = {**os.environ, 'TEST_DIR': str(scratch),
+    env = {**env, 'TEST_DIR': str(scratch),
            'PYTHONDONTWRITEBYTECODE': '1', 'PLAIN_IMAGES': plain}
     with (scratch / 'log').open('w+', errors='replace') as log, \
             subprocess.Popen(
@@ -90,7 +93,7 @@ def run_iotest(build: Path, test: str, arguments: list[str], scratch: Path,
                 cwd=scratch, env=env, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True) as process:
         try:
-            process.wait(timeout=LIMIT)
+            process.wait(timeout=limit)
             late = False
         except subprocess.TimeoutExpired:
             late = True
@@ -100,7 +103,7 @@ def run_iotest(build: Path, test: str, arguments: list[str], scratch: Path,
         log.seek(0)
         text = log.read()
     if late:
-        return Outcome(test, 'timeout', LIMIT, f'killed after {LIMIT} s',
+        return Outcome(test, 'timeout', limit, f'killed after {limit} s',
                        text)
     outcome = read_outcome(test, text)
     if outcome.result != 'fail':
