@@ -45,9 +45,6 @@ static void prepare(const FuzzTarget *t)
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 
-int LLVMFuzzerRunDriver(int *argc, char ***argv,
-                        int (*one_input)(const uint8_t *data, size_t len));
-
 static int one_input(const uint8_t *data, size_t len)
 {
     target->one_input(data, len);

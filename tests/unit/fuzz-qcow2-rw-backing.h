@@ -37,4 +37,8 @@ void fuzz_seed_add(const char *name, const void *data, size_t len);
  */
 int fuzz_main(int argc, char **argv, const FuzzTarget *target);
 
+/* Of libFuzzer, which has no header for it */
+int LLVMFuzzerRunDriver(int *argc, char ***argv,
+                        int (*one_input)(const uint8_t *data, size_t len));
+
 #endif

@@ -106,7 +106,7 @@ static void codec_make_seeds(void)
         .kind               = QCOW2_RW_BACKING_GUARD_SAMPLES,
         .size               = 4096,
         .seed               = 0x0123456789abcdef,
-        .digest             = { 1, 2, 3, [QCOW2_RW_BACKING_DIGEST_LEN - 1] = 4 },
+        .digest             = { 1, 2, 3, 4 },
     });
 }
 
