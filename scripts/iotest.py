@@ -74,13 +74,14 @@ def read_outcome(test: str, log: str) -> Outcome:
 
 def run_iotest(build: Path, test: str, arguments: list[str], scratch: Path,
                plain: str = '', env: Mapping[str, str] = os.environ,
-               limit: int = LIMIT) -> Outcome:
+               limit: int | None = None) -> Outcome:
     """
     Run @test with the QEMU of @build and with @arguments of check, in the
     directory @scratch, which is made, and removed unless the test fails.
     Images whose names match @plain are not made shells.  After @limit
-    seconds, the test is killed.
+    seconds (default: LIMIT), the test is killed.
     """
+    limit = LIMIT if limit is None else limit
     qemu = build / 'qemu'
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
