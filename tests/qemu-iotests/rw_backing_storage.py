@@ -35,17 +35,20 @@ def _run(*words: str) -> str:
 
 
 class FileSystem:
-    """An ext4 file system that is mounted on a directory, @path."""
+    """
+    An ext4 file system that is mounted on a directory, @path; @options are
+    for mkfs.ext4.
+    """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, *options: str) -> None:
         self.path = os.path.join(iotests.test_dir, name)
         self._image = self.path + '.img'
         with open(self._image, 'wb') as file:
             file.truncate(size)
         os.mkdir(self.path)
         self._mounted = False
-        why = _run('mkfs.ext4', '-q', '-F', '-m', '0', self._image) or \
-            self.mount()
+        why = _run('mkfs.ext4', '-q', '-F', '-m', '0', *options,
+                   self._image) or self.mount()
         if why:
             self.remove()
             iotests.notrun(f'no file system can be mounted: {why}')
