@@ -1,8 +1,9 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
 # show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
-# kills QEMU ROUNDS times and more, "make fuzz" and "make check-sanitizers" look
-# for mistakes in builds of their own; BUILD names another build directory.
+# kills QEMU ROUNDS times and more, "make damage-table" prints what becomes of
+# damaged shells, "make fuzz" and "make check-sanitizers" look for mistakes in
+# builds of their own; BUILD names another build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -38,6 +39,9 @@ ROUNDS = 300
 crash: all
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS)
 
+damage-table: all
+	scripts/damage-table $(BUILD)
+
 FUZZ_SECONDS = 600
 fuzz: $(BUILD)/configured
 	scripts/import --sync $(BUILD)/qemu-src
@@ -63,5 +67,5 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-upstream check-sanitizers crash fuzz validate \
-        install clean distclean
+.PHONY: all demo check check-upstream check-sanitizers crash damage-table \
+        fuzz validate install clean distclean
