@@ -10,9 +10,7 @@
  */
 
 #include "qemu/osdep.h"
-#include <zlib.h>
 #include "qapi/error.h"
-#include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/module.h"
@@ -92,83 +90,6 @@ void qcow2_rw_backing_store_end(BlockDriverState *bs)
         s->rw_backing->guard.bitmaps_checksum =
             s->rw_backing->bitmaps_checksum;
     }
-}
-
-/* Checksum: the sum does not depend on the order of its parts */
-
-static uint32_t bitmap_name_crc(BdrvDirtyBitmap *bitmap)
-{
-    const char *name = bdrv_dirty_bitmap_name(bitmap);
-
-    return crc32(0, (const Bytef *)name, strlen(name));
-}
-
-static uint32_t crc_be64(uint32_t crc, uint64_t value)
-{
-    uint8_t buf[8];
-
-    stq_be_p(buf, value);
-    return crc32(crc, buf, sizeof(buf));
-}
-
-void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
-{
-    BDRVQcow2State *s = bs->opaque;
-    uint32_t crc;
-
-    if (s->rw_backing && !bdrv_dirty_bitmap_inconsistent(bitmap)) {
-        crc = bitmap_name_crc(bitmap);
-        crc = crc_be64(crc, bdrv_dirty_bitmap_granularity(bitmap));
-        crc = crc_be64(crc, bdrv_dirty_bitmap_enabled(bitmap));
-        s->rw_backing->bitmaps_checksum += crc;
-    }
-}
-
-void qcow2_rw_backing_sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-                                  uint64_t index, const uint8_t *data)
-{
-    BDRVQcow2State *s = bs->opaque;
-    uint32_t crc;
-
-    if (s->rw_backing) {
-        crc = crc_be64(bitmap_name_crc(bitmap), index);
-        if (data) {
-            crc = crc32(crc, data, s->cluster_size);
-        }
-        s->rw_backing->bitmaps_checksum += crc;
-    }
-}
-
-void qcow2_rw_backing_load_begin(BlockDriverState *bs)
-{
-    BDRVQcow2State *s = bs->opaque;
-
-    if (s->rw_backing) {
-        s->rw_backing->bitmaps_checksum = 0;
-    }
-}
-
-void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded)
-{
-    BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBacking *rwb = s->rw_backing;
-
-    if (!rwb || !rwb->checksum_known || rwb->bitmaps_stale ||
-        rwb->bitmaps_checksum == rwb->stored_checksum) {
-        return;
-    }
-
-    for (; loaded; loaded = loaded->next) {
-        BdrvDirtyBitmap *bitmap = loaded->data;
-
-        if (!bdrv_dirty_bitmap_inconsistent(bitmap)) {
-            warn_report("Bitmap '%s' in '%s' is inconsistent: stored bitmaps "
-                        "do not match their checksum",
-                        bdrv_dirty_bitmap_name(bitmap), bs->filename);
-            bdrv_dirty_bitmap_set_inconsistent(bitmap);
-        }
-    }
-    rwb->bitmaps_stale = true;
 }
 
 /* Damage */

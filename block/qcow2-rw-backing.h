@@ -298,15 +298,33 @@ void qcow2_rw_backing_load_begin(BlockDriverState *bs);
 void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded);
 
 /**
- * qcow2_rw_backing_sum_cluster:
- * @index: number of the entry in the bitmap table, which must not be zero
- * @data: what the cluster contains, NULL if the entry says "all ones"
+ * qcow2_rw_backing_store_data:
+ * @bitmap: has to fit in a bitmap table
+ * @table: a bitmap table of zeroes in host byte order; filled in
  *
- * Adds a part of @bitmap to the checksum (see "Checksum of bitmaps" in the
- * specification).
+ * Writes the content of @bitmap to new clusters, and adds it to the checksum
+ * (see "Checksum of bitmaps" in the specification).
+ *
+ * Returns 0, or -errno; what @table refers to then is to be freed by the
+ * caller.
  */
-void qcow2_rw_backing_sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-                                  uint64_t index, const uint8_t *data);
+int GRAPH_RDLOCK
+qcow2_rw_backing_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                            uint64_t *table);
+
+/**
+ * qcow2_rw_backing_co_load_data:
+ * @table: a valid bitmap table in host byte order
+ * @table_size: number of its entries, just enough for @bitmap
+ * @bitmap: a bitmap without any bits set; filled in
+ *
+ * Reads the content of @bitmap, and adds it to the checksum.
+ *
+ * Returns 0, or -errno; @bitmap is not usable then.
+ */
+int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_co_load_data(BlockDriverState *bs, const uint64_t *table,
+                              uint32_t table_size, BdrvDirtyBitmap *bitmap);
 
 /* Adds what the directory says about @bitmap, unless it is inconsistent. */
 void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap);

@@ -1,0 +1,288 @@
+/*
+ * qcow2 RW backing: content of the bitmaps of a shell
+ *
+ * The bitmaps of a large disk take up many clusters, all of which are read when
+ * the image is opened, and written when it is closed.  So clusters that follow
+ * each other in the file are moved at once, and those with all bits set are not
+ * stored at all.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <zlib.h>
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "block/dirty-bitmap.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing.h"
+
+/* Enough for requests to cost little, and small enough for a CPU's cache */
+#define RUN_MAX                     (512 * KiB)
+
+/* See "Bitmap table" in the specification of qcow2 */
+#define TABLE_ENTRY_OFFSET_MASK     0x00fffffffffffe00ULL
+#define TABLE_ENTRY_ALL_ONES        1
+
+/* Clusters of a bitmap that follow each other in the file */
+typedef struct Run {
+    uint64_t offset;            /* in bs->file */
+    uint64_t length;            /* in bytes, 0 if there are none */
+    uint64_t capacity;          /* room in @data, in bytes */
+    uint8_t *data;
+} Run;
+
+static bool run_init(BlockDriverState *bs, Run *run)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    *run = (Run) { .capacity = MAX(s->cluster_size, RUN_MAX) };
+    run->data = qemu_try_blockalign(bs->file->bs, run->capacity);
+    return run->data;
+}
+
+/* Checksum: the sum does not depend on the order of its parts */
+
+static uint32_t bitmap_name_crc(BdrvDirtyBitmap *bitmap)
+{
+    const char *name = bdrv_dirty_bitmap_name(bitmap);
+
+    return crc32(0, (const Bytef *)name, strlen(name));
+}
+
+static uint32_t crc_be64(uint32_t crc, uint64_t value)
+{
+    uint8_t buf[8];
+
+    stq_be_p(buf, value);
+    return crc32(crc, buf, sizeof(buf));
+}
+
+void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint32_t crc;
+
+    if (s->rw_backing && !bdrv_dirty_bitmap_inconsistent(bitmap)) {
+        crc = bitmap_name_crc(bitmap);
+        crc = crc_be64(crc, bdrv_dirty_bitmap_granularity(bitmap));
+        crc = crc_be64(crc, bdrv_dirty_bitmap_enabled(bitmap));
+        s->rw_backing->bitmaps_checksum += crc;
+    }
+}
+
+/* @data is NULL if the entry @index of the bitmap table says "all ones" */
+static void sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                        uint64_t index, const uint8_t *data)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint32_t crc = crc_be64(bitmap_name_crc(bitmap), index);
+
+    if (data) {
+        crc = crc32(crc, data, s->cluster_size);
+    }
+    s->rw_backing->bitmaps_checksum += crc;
+}
+
+void qcow2_rw_backing_load_begin(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing) {
+        s->rw_backing->bitmaps_checksum = 0;
+    }
+}
+
+void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+
+    if (!rwb || !rwb->checksum_known || rwb->bitmaps_stale ||
+        rwb->bitmaps_checksum == rwb->stored_checksum) {
+        return;
+    }
+
+    for (; loaded; loaded = loaded->next) {
+        BdrvDirtyBitmap *bitmap = loaded->data;
+
+        if (!bdrv_dirty_bitmap_inconsistent(bitmap)) {
+            warn_report("Bitmap '%s' in '%s' is inconsistent: stored bitmaps "
+                        "do not match their checksum",
+                        bdrv_dirty_bitmap_name(bitmap), bs->filename);
+            bdrv_dirty_bitmap_set_inconsistent(bitmap);
+        }
+    }
+    rwb->bitmaps_stale = true;
+}
+
+/* Storing */
+
+static int GRAPH_RDLOCK write_run(BlockDriverState *bs, Run *run)
+{
+    int ret;
+
+    if (!run->length) {
+        return 0;
+    }
+    ret = qcow2_pre_write_overlap_check(bs, 0, run->offset, run->length, false);
+    if (ret == 0) {
+        ret = bdrv_pwrite(bs->file, run->offset, run->length, run->data, 0);
+    }
+    run->length = 0;
+    return ret;
+}
+
+/* Adds a new cluster to @run, writing what it has before if need be */
+static int GRAPH_RDLOCK extend_run(BlockDriverState *bs, Run *run,
+                                   uint64_t *table_entry)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t offset = qcow2_alloc_clusters(bs, s->cluster_size);
+    int ret;
+
+    if (offset < 0) {
+        return offset;
+    }
+    *table_entry = offset;
+    if (run->length == run->capacity || offset != run->offset + run->length) {
+        ret = write_run(bs, run);
+        if (ret < 0) {
+            return ret;
+        }
+        run->offset = offset;
+    }
+    run->length += s->cluster_size;
+    return 0;
+}
+
+static void serialize_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                              int64_t offset, int64_t bytes, uint8_t *data)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t size = bdrv_dirty_bitmap_serialization_size(bitmap, offset, bytes);
+
+    assert(size <= s->cluster_size);
+    bdrv_dirty_bitmap_serialize_part(bitmap, data, offset, bytes);
+    memset(data + size, 0, s->cluster_size - size);
+}
+
+int qcow2_rw_backing_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                                uint64_t *table)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t size = bdrv_dirty_bitmap_size(bitmap);
+    int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
+                                                                bitmap);
+    Run run;
+    int64_t offset = 0;
+    int ret = 0;
+
+    if (!run_init(bs, &run)) {
+        return -ENOMEM;
+    }
+
+    while ((offset = bdrv_dirty_bitmap_next_dirty(bitmap, offset,
+                                                  INT64_MAX)) >= 0) {
+        uint64_t index = offset / coverage;
+        int64_t start = index * coverage;
+        int64_t bytes = MIN(coverage, size - start);
+        uint8_t *data = NULL;
+
+        /* A last cluster would have ones behind the end of the bitmap */
+        if (bytes == coverage &&
+            bdrv_dirty_bitmap_next_zero(bitmap, start, bytes) < 0) {
+            table[index] = TABLE_ENTRY_ALL_ONES;
+        } else {
+            ret = extend_run(bs, &run, &table[index]);
+            if (ret < 0) {
+                break;
+            }
+            data = run.data + run.length - s->cluster_size;
+            serialize_cluster(bs, bitmap, start, bytes, data);
+        }
+        sum_cluster(bs, bitmap, index, data);
+        offset = start + bytes;
+    }
+    if (ret == 0) {
+        ret = write_run(bs, &run);
+    }
+
+    qemu_vfree(run.data);
+    return ret;
+}
+
+/* Loading */
+
+/* Reads the cluster of entry @index of @table, and those that follow it */
+static int coroutine_fn GRAPH_RDLOCK
+read_run(BlockDriverState *bs, const uint64_t *table, uint32_t table_size,
+         uint32_t index, Run *run)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    run->offset = table[index] & TABLE_ENTRY_OFFSET_MASK;
+    run->length = 0;
+    for (; index < table_size && run->length < run->capacity; index++) {
+        uint64_t offset = table[index] & TABLE_ENTRY_OFFSET_MASK;
+
+        if (offset == run->offset + run->length) {
+            run->length += s->cluster_size;
+        } else if (offset) {
+            break;
+        }
+    }
+    return bdrv_co_pread(bs->file, run->offset, run->length, run->data, 0);
+}
+
+int coroutine_fn
+qcow2_rw_backing_co_load_data(BlockDriverState *bs, const uint64_t *table,
+                              uint32_t table_size, BdrvDirtyBitmap *bitmap)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t size = bdrv_dirty_bitmap_size(bitmap);
+    int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
+                                                                bitmap);
+    Run run;
+    uint32_t i;
+    int ret = 0;
+
+    if (!run_init(bs, &run)) {
+        return -ENOMEM;
+    }
+
+    for (i = 0; i < table_size; i++) {
+        uint64_t cluster = table[i] & TABLE_ENTRY_OFFSET_MASK;
+        int64_t start = i * coverage;
+        int64_t bytes = MIN(coverage, size - start);
+        const uint8_t *data = NULL;
+
+        if (cluster) {
+            if (cluster < run.offset || cluster >= run.offset + run.length) {
+                ret = read_run(bs, table, table_size, i, &run);
+                if (ret < 0) {
+                    break;
+                }
+            }
+            data = run.data + (cluster - run.offset);
+            bdrv_dirty_bitmap_deserialize_part(bitmap, (uint8_t *)data, start,
+                                               bytes, false);
+        } else if (table[i] & TABLE_ENTRY_ALL_ONES) {
+            bdrv_dirty_bitmap_deserialize_ones(bitmap, start, bytes, false);
+        } else {
+            continue;
+        }
+        sum_cluster(bs, bitmap, i, data);
+    }
+    if (ret == 0) {
+        bdrv_dirty_bitmap_deserialize_finish(bitmap);
+    }
+
+    qemu_vfree(run.data);
+    return ret;
+}
