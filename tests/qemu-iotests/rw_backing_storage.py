@@ -87,6 +87,16 @@ class FileSystem:
     def free(self) -> None:
         os.remove(self.file('filler'))
 
+    def remount_read_only(self) -> None:
+        """As Linux does by itself when it finds damage (option -e of mkfs)."""
+        major, minor = (os.major(os.stat(self.path).st_dev),
+                        os.minor(os.stat(self.path).st_dev))
+        device = os.path.basename(os.readlink(f'/sys/dev/block/{major}:'
+                                              f'{minor}'))
+        with open(f'/sys/fs/ext4/{device}/trigger_fs_error', 'w',
+                  encoding='ascii') as file:
+            file.write('1')
+
     def shut_down(self) -> None:
         """From now on, everything fails, until it is mounted again."""
         file = os.open(self.path, os.O_RDONLY)
