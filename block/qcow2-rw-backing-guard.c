@@ -126,20 +126,23 @@ static uint32_t mtime_nsec(const struct stat *st)
 }
 
 /*
- * Files get their time from a clock that ticks every few milliseconds.  Lets
- * the tick of the last write pass, so that any later write has a later time.
+ * Files get their time from a clock that ticks every few milliseconds; some
+ * file systems only keep seconds, FAT every other one.  Lets the tick of the
+ * last write pass, so that any later write has a later time.
  */
 static void wait_for_later_time(const struct stat *st)
 {
 #ifdef CLOCK_REALTIME_COARSE
+    bool whole_seconds = mtime_nsec(st) == 0;
     struct timespec now;
     int i;
 
     /* The clock of a file server may be wrong: do not wait for long */
-    for (i = 0; i < 20; i++) {
+    for (i = 0; i < (whole_seconds ? 2100 : 20); i++) {
         clock_gettime(CLOCK_REALTIME_COARSE, &now);
-        if (now.tv_sec > st->st_mtime ||
-            (now.tv_sec == st->st_mtime && now.tv_nsec > mtime_nsec(st))) {
+        if (now.tv_sec > st->st_mtime + whole_seconds ||
+            (!whole_seconds && now.tv_sec == st->st_mtime &&
+             now.tv_nsec > mtime_nsec(st))) {
             return;
         }
         g_usleep(1000);

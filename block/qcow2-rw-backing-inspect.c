@@ -92,12 +92,11 @@ bool qcow2_rw_backing_is_same_file(const char *filename,
 }
 
 /*
- * Is the protocol node @file_bs, or the file that it stands for, part of the
- * tree below @bs?  External data files need a look of their own, for a node
- * that was opened with BDRV_O_NO_IO has no child for its data file.
+ * External data files need a look of their own, for a node that was opened
+ * with BDRV_O_NO_IO has no child for its data file.
  */
-static bool GRAPH_RDLOCK
-contains_file(BlockDriverState *bs, BlockDriverState *file_bs)
+bool qcow2_rw_backing_contains_file(BlockDriverState *bs,
+                                    BlockDriverState *file_bs)
 {
     const char *filename = file_bs->exact_filename;
     BdrvChild *child;
@@ -121,7 +120,7 @@ contains_file(BlockDriverState *bs, BlockDriverState *file_bs)
     }
 
     QLIST_FOREACH(child, &bs->children, next) {
-        if (contains_file(child->bs, file_bs)) {
+        if (qcow2_rw_backing_contains_file(child->bs, file_bs)) {
             return true;
         }
     }
@@ -136,7 +135,7 @@ bool qcow2_rw_backing_check_no_loop(BlockDriverState *file_bs,
     if (file_bs) {
         file_bs = qcow2_rw_backing_protocol_node(file_bs);
         bdrv_refresh_filename(file_bs);
-        if (contains_file(rw_bs, file_bs)) {
+        if (qcow2_rw_backing_contains_file(rw_bs, file_bs)) {
             error_setg(errp, "RW backing '%s' is or needs the file '%s', the "
                        "image that is to point to it", rw_name, filename);
             return false;

@@ -372,6 +372,16 @@ static void init_state(BlockDriverState *bs)
     }
 }
 
+/* In any format: a guest must not write to the header of its shell */
+static bool GRAPH_RDLOCK leads_to_itself(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    BlockDriverState *file_bs = qcow2_rw_backing_protocol_node(bs->file->bs);
+
+    bdrv_refresh_filename(file_bs);
+    return qcow2_rw_backing_contains_file(s->rw_backing->child->bs, file_bs);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 attach_child(BlockDriverState *bs, QDict *options, bool open_child,
              Error **errp)
@@ -390,6 +400,12 @@ attach_child(BlockDriverState *bs, QDict *options, bool open_child,
     if (qcow2_rw_backing_contains_shell(s->rw_backing->child->bs)) {
         error_setg(errp, "RW backing of '%s' is or needs an image that has an "
                    "RW backing itself", bs->filename);
+        return -EINVAL;
+    }
+
+    if (open_child && leads_to_itself(bs)) {
+        error_setg(errp, "RW backing of '%s' is or needs the file of this "
+                   "image itself", bs->filename);
         return -EINVAL;
     }
 
@@ -446,6 +462,11 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
 
     /* From here on, permissions and limits are those of a shell */
     init_state(bs);
+
+    if (flags & BDRV_O_CHECK) {
+        /* A repair may have to put new structures where damaged ones are */
+        s->overlap_check = 0;
+    }
 
     if ((flags & BDRV_O_NO_IO) ||
         ((flags & BDRV_O_CHECK) && !has_option(options, "rw-backing"))) {

@@ -442,6 +442,17 @@ char *qcow2_rw_backing_resolve(const char *filename, const char *rw_filename,
 QDict *qcow2_rw_backing_inspect_options(const char *format, int *flags);
 
 /**
+ * qcow2_rw_backing_contains_file:
+ * @bs: any node
+ * @file_bs: a protocol node whose filename is up to date
+ *
+ * Returns true if @file_bs, or the file that it stands for, is part of the
+ * tree below @bs.
+ */
+bool GRAPH_RDLOCK qcow2_rw_backing_contains_file(BlockDriverState *bs,
+                                                 BlockDriverState *file_bs);
+
+/**
  * qcow2_rw_backing_check_no_loop:
  * @file_bs: node of the shell's file, or NULL if there is no such file yet
  * @filename: what the user calls that file
