@@ -3,7 +3,8 @@
 # show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
 # kills QEMU ROUNDS times and more, "make damage-table" prints what becomes of
 # damaged shells, "make fuzz" and "make check-sanitizers" look for mistakes in
-# builds of their own; BUILD names another build directory.
+# builds of their own, "make bench" measures, BENCH=quick makes that short; BUILD
+# names another build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -52,6 +53,10 @@ check-sanitizers: $(BUILD)/configured
 	scripts/import --sync $(BUILD)/qemu-src
 	scripts/check-sanitizers $(BUILD) $(BUILD)-sanitizers
 
+bench: all
+	scripts/install-packages --bench $(BUILD)
+	tests/bench/run $(BENCH:%=--%) $(BUILD)
+
 validate: $(BUILD)/configured
 	scripts/validate $(BUILD)
 
@@ -68,4 +73,4 @@ distclean:
 	rm -rf $(BUILD)
 
 .PHONY: all demo check check-upstream check-sanitizers crash damage-table \
-        fuzz validate install clean distclean
+        fuzz bench validate install clean distclean

@@ -14,7 +14,7 @@ from series import Patch, Series
 
 WIDTH = 76
 # Where a file of ours enters QEMU, so that one patch must list it
-OWN_DIRECTORIES = ('block', 'include', 'qapi', 'docs', 'tests/unit',
+OWN_DIRECTORIES = ('block', 'include', 'qapi', 'docs/interop', 'tests/unit',
                    'tests/qemu-iotests')
 NOT_PATCHES = ('series', 'cover-letter', 'adapt')
 
