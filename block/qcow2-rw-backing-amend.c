@@ -67,7 +67,8 @@ renew_guard(BlockDriverState *rw_bs, const char *rw_filename,
     child = QLIST_FIRST(&rw_bs->parents);
     qcow2_rw_backing_file_init(&file);
 
-    if (!qcow2_rw_backing_guard_compare(&old, &file, child, &local_err)) {
+    qcow2_rw_backing_guard_compare(&old, &file, child, &local_err);
+    if (local_err) {
         warn_reportf_err(local_err, "Bitmaps are kept although '%s' does not "
                          "look as the RW backing did when they were stored: ",
                          rw_filename);

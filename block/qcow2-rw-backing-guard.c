@@ -321,7 +321,7 @@ compare_mtime(const Qcow2RwBackingGuard *guard, Qcow2RwBackingFile *file,
     return true;
 }
 
-static bool coroutine_mixed_fn GRAPH_RDLOCK
+static Qcow2RwBackingGuardState coroutine_mixed_fn GRAPH_RDLOCK
 compare_samples(const Qcow2RwBackingGuard *guard, BdrvChild *rw_backing,
                 Error **errp)
 {
@@ -330,24 +330,24 @@ compare_samples(const Qcow2RwBackingGuard *guard, BdrvChild *rw_backing,
 
     if (size < 0) {
         error_setg_errno(errp, -size, "Could not get its size");
-        return false;
+        return QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED;
     }
     if (size != guard->size) {
         error_setg(errp, "Its size has changed from %" PRIu64 " to %" PRId64
                    " bytes", guard->size, size);
-        return false;
+        return QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
     }
     if (!samples_digest(rw_backing, size, guard->seed, digest, errp)) {
-        return false;
+        return QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED;
     }
     if (memcmp(digest, guard->digest, sizeof(digest))) {
         error_setg(errp, "Its content has changed");
-        return false;
+        return QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
     }
-    return true;
+    return QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
 }
 
-bool coroutine_mixed_fn
+Qcow2RwBackingGuardState coroutine_mixed_fn
 qcow2_rw_backing_guard_compare(const Qcow2RwBackingGuard *guard,
                                Qcow2RwBackingFile *file, BdrvChild *rw_backing,
                                Error **errp)
@@ -356,7 +356,9 @@ qcow2_rw_backing_guard_compare(const Qcow2RwBackingGuard *guard,
 
     if (guard->kind == QCOW2_RW_BACKING_GUARD_MTIME) {
         qcow2_rw_backing_file_find(file, rw_backing->bs);
-        return compare_mtime(guard, file, rw_backing->bs, errp);
+        return compare_mtime(guard, file, rw_backing->bs, errp)
+            ? QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED
+            : QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
     }
     return compare_samples(guard, rw_backing, errp);
 }

@@ -57,10 +57,11 @@ qcow2_rw_backing_guard_take(Qcow2RwBackingGuard *guard,
  * qcow2_rw_backing_guard_compare:
  * @guard: as recorded, not of kind QCOW2_RW_BACKING_GUARD_NONE
  *
- * Returns true if the RW backing looks as it did.  Otherwise, returns false
- * with @errp set to what is different, or to why that could not be found out.
+ * Returns QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED if the RW backing looks as it
+ * did, _MODIFIED with @errp set to what is different, or _UNCHECKED with @errp
+ * set to why that could not be found out.
  */
-bool coroutine_mixed_fn GRAPH_RDLOCK
+Qcow2RwBackingGuardState coroutine_mixed_fn GRAPH_RDLOCK
 qcow2_rw_backing_guard_compare(const Qcow2RwBackingGuard *guard,
                                Qcow2RwBackingFile *file, BdrvChild *rw_backing,
                                Error **errp);

@@ -73,6 +73,13 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
     return 0;
 }
 
+void qcow2_rw_backing_hint_new_image(Error *const *errp)
+{
+    error_append_hint(errp, "The disk is not affected: use it directly, or "
+                      "create a new image for it with 'qemu-img create -o "
+                      "rw-backing=FILE'.\n");
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 read_pointer(BlockDriverState *bs, uint64_t offset, uint32_t len, Error **errp)
 {
@@ -133,11 +140,18 @@ int coroutine_fn
 qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
                                 uint64_t offset, uint32_t len, Error **errp)
 {
+    ERRP_GUARD();
+    int ret;
+
     if (magic == QCOW2_EXT_MAGIC_RW_BACKING_GUARD) {
         read_guard(bs, offset, len);
         return 0;
     }
-    return read_pointer(bs, offset, len, errp);
+    ret = read_pointer(bs, offset, len, errp);
+    if (ret < 0) {
+        qcow2_rw_backing_hint_new_image(errp);
+    }
+    return ret;
 }
 
 /*

@@ -252,17 +252,25 @@ take_over_size(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
+/* Begins a message that goes on with the reason */
+static const char *guard_complaint(Qcow2RwBackingGuardState state)
+{
+    return state == QCOW2_RW_BACKING_GUARD_STATE_MODIFIED
+        ? "RW backing of '%s' was modified by another program: "
+        : "Could not find out whether the RW backing of '%s' was modified: ";
+}
+
 /* Consumes @reason */
-static void guard_mismatch(BlockDriverState *bs, Error *reason)
+static void guard_mismatch(BlockDriverState *bs,
+                           Qcow2RwBackingGuardState state, Error *reason)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
-    rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
+    rwb->guard_state = state;
     g_free(rwb->guard_reason);
     rwb->guard_reason = g_strdup(error_get_pretty(reason));
-    warn_reportf_err(reason, "RW backing of '%s' was modified by another "
-                     "program: ", bs->filename);
+    warn_reportf_err(reason, guard_complaint(state), bs->filename);
     distrust_stored_bitmaps(bs);
 }
 
@@ -276,6 +284,7 @@ check_guard(BlockDriverState *bs, Error **errp)
     ERRP_GUARD();
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
+    Qcow2RwBackingGuardState state;
     Error *local_err = NULL;
 
     if (rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE) {
@@ -289,20 +298,21 @@ check_guard(BlockDriverState *bs, Error **errp)
         return 0;
     }
 
-    if (qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
-                                       &local_err)) {
-        rwb->guard_state = QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
+    state = qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
+                                           &local_err);
+    if (state == QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED) {
+        rwb->guard_state = state;
         return 0;
     }
     if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_STRICT) {
-        error_propagate_prepend(errp, local_err, "RW backing of '%s' was "
-                                "modified by another program: ", bs->filename);
+        error_propagate_prepend(errp, local_err, guard_complaint(state),
+                                bs->filename);
         error_append_hint(errp, "With rw-backing-guard=auto, the image opens "
                           "and its bitmaps become inconsistent.\n");
         return -EINVAL;
     }
 
-    guard_mismatch(bs, local_err);
+    guard_mismatch(bs, state, local_err);
     return 0;
 }
 
@@ -311,18 +321,22 @@ static void GRAPH_RDLOCK check_guard_again(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
+    Qcow2RwBackingGuardState state;
     Error *local_err = NULL;
     BdrvDirtyBitmap *bitmap;
 
     if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF ||
         rwb->guard_state != QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED ||
-        rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE ||
-        qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
-                                       &local_err)) {
+        rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE) {
+        return;
+    }
+    state = qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
+                                           &local_err);
+    if (state == QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED) {
         return;
     }
 
-    guard_mismatch(bs, local_err);
+    guard_mismatch(bs, state, local_err);
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
         if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
             bdrv_dirty_bitmap_readonly(bitmap)) {
@@ -435,6 +449,7 @@ int coroutine_fn
 qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
                       bool open_child, bool *update_header, Error **errp)
 {
+    ERRP_GUARD();
     BDRVQcow2State *s = bs->opaque;
     int ret;
 
@@ -454,6 +469,7 @@ qcow2_rw_backing_open(BlockDriverState *bs, QDict *options, int flags,
     }
     if (!qcow2_rw_backing_check_feature(true, s->rw_backing->pointer.format,
                                         errp)) {
+        qcow2_rw_backing_hint_new_image(errp);
         return -EINVAL;
     }
     if (!take_guard_mode(options, &s->rw_backing->guard_mode, errp)) {

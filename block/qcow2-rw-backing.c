@@ -171,6 +171,17 @@ qcow2_rw_backing_co_flush(BlockDriverState *bs)
     return ret < 0 ? ret : bdrv_co_flush(bs->file->bs);
 }
 
+/*
+ * Asked for each request: without this, the generic layer would ask the shell's
+ * file as well.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_co_is_inserted(BlockDriverState *bs)
+{
+    return bdrv_co_is_inserted(rw_backing_child(bs) ? rw_backing_child(bs)->bs
+                                                    : bs->file->bs);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_block_status(BlockDriverState *bs, bool want_zero,
                                  int64_t offset, int64_t bytes, int64_t *pnum,
@@ -397,6 +408,7 @@ BlockDriver bdrv_qcow2_rw_backing = {
     .bdrv_co_copy_range_to              = qcow2_rw_backing_co_copy_range_to,
     .bdrv_co_flush                      = qcow2_rw_backing_co_flush,
     .bdrv_co_block_status               = qcow2_rw_backing_co_block_status,
+    .bdrv_co_is_inserted                = qcow2_rw_backing_co_is_inserted,
     .bdrv_cancel_in_flight              = qcow2_rw_backing_cancel_in_flight,
 };
 

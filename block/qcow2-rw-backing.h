@@ -131,6 +131,9 @@ int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
                                 uint64_t offset, uint32_t len, Error **errp);
 
+/* Says how to go on with a disk whose shell does not tell where it is. */
+void qcow2_rw_backing_hint_new_image(Error *const *errp);
+
 /**
  * qcow2_rw_backing_put_extensions:
  * @ptr: a valid pointer

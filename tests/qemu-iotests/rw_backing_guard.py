@@ -147,11 +147,15 @@ class GuardTestCase(iotests.QMPTestCase):
         self.assertEqual((opened.guard, opened.reason), ('unchanged', None))
         self.assertEqual(opened.bitmaps, {'b': len(self.dirty)})
 
-    def assert_alarm(self, opened: Opened, reason: str) -> None:
-        self.assertEqual(opened.guard, 'modified')
+    def assert_alarm(self, opened: Opened, reason: str,
+                     readable: bool = True) -> None:
+        guard = 'modified' if readable else 'unchecked'
+        complaint = (f"RW backing of '{self.shell}' was modified by another "
+                     'program' if readable else 'Could not find out whether '
+                     f"the RW backing of '{self.shell}' was modified")
+        self.assertEqual(opened.guard, guard)
         self.assertIn(reason, opened.reason or '')
-        self.assertIn(f"RW backing of '{self.shell}' was modified by another "
-                      f'program: {opened.reason}', opened.log)
+        self.assertIn(f'{complaint}: {opened.reason}', opened.log)
         self.assertIn(f"Persistent dirty bitmaps of '{self.shell}' are out of "
                       'date: 1', opened.log)
         self.assertEqual(opened.bitmaps, {'b': None})
