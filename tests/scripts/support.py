@@ -148,6 +148,20 @@ class _TapResult(unittest.TestResult):
         self._line(test, 'not ok')
         print('# ' + self.errors[-1][1].replace('\n', '\n# '))
 
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase,
+                   err: object) -> None:
+        """One line for a test, however many of its parts fail."""
+        bad = self.failures + self.errors
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            if not any(other.test_case is test for other, _ in bad
+                       if hasattr(other, 'test_case')):
+                self._line(test, 'not ok')
+            for other, text in self.failures + self.errors:
+                if other is subtest:
+                    print(f'# {subtest.id()}\n# ' +
+                          text.replace('\n', '\n# '))
+
 
 def main() -> None:
     """Run the tests of the program, or those named on its command line."""
