@@ -29,6 +29,9 @@
 #define TABLE_ENTRY_OFFSET_MASK     0x00fffffffffffe00ULL
 #define TABLE_ENTRY_ALL_ONES        1
 
+/* See "Checksum of bitmaps" in the specification of the RW backing */
+#define CHECKSUM_COLUMNS            8
+
 /* Clusters of a bitmap that follow each other in the file */
 typedef struct Run {
     uint64_t offset;            /* in bs->file */
@@ -76,15 +79,39 @@ void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
     }
 }
 
+/* For each column of @data, the sum of its numbers, and the sum of the sums */
+static void sum_columns(const uint8_t *data, size_t len,
+                        uint64_t sums[2 * CHECKSUM_COLUMNS])
+{
+    uint64_t first[CHECKSUM_COLUMNS] = { };
+    uint64_t second[CHECKSUM_COLUMNS] = { };
+    size_t i;
+    int j;
+
+    for (i = 0; i < len; i += CHECKSUM_COLUMNS * sizeof(uint64_t)) {
+        for (j = 0; j < CHECKSUM_COLUMNS; j++) {
+            first[j] += ldq_le_p(data + i + j * sizeof(uint64_t));
+            second[j] += first[j];
+        }
+    }
+    memcpy(sums, first, sizeof(first));
+    memcpy(sums + CHECKSUM_COLUMNS, second, sizeof(second));
+}
+
 /* @data is NULL if the entry @index of the bitmap table says "all ones" */
 static void sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
                         uint64_t index, const uint8_t *data)
 {
     BDRVQcow2State *s = bs->opaque;
     uint32_t crc = crc_be64(bitmap_name_crc(bitmap), index);
+    uint64_t sums[2 * CHECKSUM_COLUMNS];
+    size_t i;
 
     if (data) {
-        crc = crc32(crc, data, s->cluster_size);
+        sum_columns(data, s->cluster_size, sums);
+        for (i = 0; i < ARRAY_SIZE(sums); i++) {
+            crc = crc_be64(crc, sums[i]);
+        }
     }
     s->rw_backing->bitmaps_checksum += crc;
 }
@@ -103,6 +130,9 @@ void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
 
+    if (qcow2_rw_backing_must_mark_bitmaps(bs)) {
+        qcow2_rw_backing_report_stale_bitmaps(bs);
+    }
     if (!rwb || !rwb->checksum_known || rwb->bitmaps_stale ||
         rwb->bitmaps_checksum == rwb->stored_checksum) {
         return;

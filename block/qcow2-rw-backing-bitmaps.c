@@ -38,20 +38,33 @@ bool qcow2_rw_backing_must_mark_bitmaps(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    if (!s->rw_backing || !s->rw_backing->bitmaps_stale ||
-        !s->rw_backing->bitmaps_unused) {
-        return false;
-    }
-    if (!s->rw_backing->bitmaps_reported) {
-        if (s->rw_backing->guard_state == QCOW2_RW_BACKING_GUARD_STATE_NONE) {
-            warn_report("'%s' has no record of what its RW backing looked "
-                        "like", bs->filename);
+    return s->rw_backing && s->rw_backing->bitmaps_stale &&
+           s->rw_backing->bitmaps_unused;
+}
+
+void qcow2_rw_backing_report_stale_bitmaps(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    g_autoptr(GString) names = g_string_new(NULL);
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
+            bdrv_dirty_bitmap_inconsistent(bitmap)) {
+            g_autofree char *name =
+                g_strdup_printf("'%s'%s", bdrv_dirty_bitmap_name(bitmap),
+                                names->len ? ", " : "");
+
+            /* The latest bitmap comes first here */
+            g_string_prepend(names, name);
         }
-        warn_report("Persistent dirty bitmaps of '%s' are out of date: %"
-                    PRIu32, bs->filename, s->nb_bitmaps);
-        s->rw_backing->bitmaps_reported = true;
     }
-    return true;
+    if (s->rw_backing->guard_state == QCOW2_RW_BACKING_GUARD_STATE_NONE) {
+        warn_report("'%s' has no record of what its RW backing looked like",
+                    bs->filename);
+    }
+    warn_report("Persistent dirty bitmaps of '%s' are out of date: %s",
+                bs->filename, names->str);
 }
 
 void qcow2_rw_backing_store_begin(BlockDriverState *bs)

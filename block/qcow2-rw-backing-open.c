@@ -343,6 +343,9 @@ static void GRAPH_RDLOCK check_guard_again(BlockDriverState *bs)
             bdrv_dirty_bitmap_set_inconsistent(bitmap);
         }
     }
+    if (s->nb_bitmaps) {
+        qcow2_rw_backing_report_stale_bitmaps(bs);
+    }
 }
 
 /*

@@ -86,9 +86,6 @@ typedef struct Qcow2RwBacking {
     /* There may be a bitmap in the image that is not marked as in use */
     bool bitmaps_unused;
 
-    /* The user has been told that bitmaps are out of date */
-    bool bitmaps_reported;
-
     /*
      * If the header cannot be written now, the guard in it may stay, and need
      * not notice what is written to the RW backing.
@@ -277,6 +274,9 @@ uint32_t qcow2_rw_backing_bitmap_flags(BlockDriverState *bs, uint32_t flags,
  */
 bool qcow2_rw_backing_must_mark_bitmaps(BlockDriverState *bs);
 
+/* Names the bitmaps of a shell that were found to be out of date. */
+void qcow2_rw_backing_report_stale_bitmaps(BlockDriverState *bs);
+
 /**
  * qcow2_rw_backing_store_begin:
  *
@@ -296,7 +296,8 @@ void qcow2_rw_backing_load_begin(BlockDriverState *bs);
  * qcow2_rw_backing_load_end:
  * @loaded: BdrvDirtyBitmap's that were loaded
  *
- * Marks all of @loaded inconsistent if they are not what was stored.
+ * Marks all of @loaded inconsistent if they are not what was stored.  Reports
+ * bitmaps that are not usable.
  */
 void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded);
 

@@ -157,7 +157,7 @@ class GuardTestCase(iotests.QMPTestCase):
         self.assertIn(reason, opened.reason or '')
         self.assertIn(f'{complaint}: {opened.reason}', opened.log)
         self.assertIn(f"Persistent dirty bitmaps of '{self.shell}' are out of "
-                      'date: 1', opened.log)
+                      "date: 'b'", opened.log)
         self.assertEqual(opened.bitmaps, {'b': None})
 
     def assert_sound(self) -> None:

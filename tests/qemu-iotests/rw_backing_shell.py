@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import List, NamedTuple, Optional
 
 RW_BACKING = 0x5257424b
@@ -96,6 +97,14 @@ def samples_guard(path: str, seed: int) -> Guard:
     """A guard of kind 2 for a file whose bytes are the disk."""
     return Guard(kind=2, size=os.path.getsize(path), seed=seed,
                  digest=samples_digest(path, seed))
+
+
+def column_sums(data: bytes) -> bytes:
+    """What the checksum of bitmaps takes of the content of a cluster."""
+    numbers = struct.unpack(f'<{len(data) // 8}Q', data)
+    columns = [list(accumulate(numbers[i::8])) for i in range(8)]
+    sums = [column[-1] for column in columns] + [sum(c) for c in columns]
+    return struct.pack('>16Q', *(value % 2 ** 64 for value in sums))
 
 
 class ShellImage:
@@ -206,6 +215,7 @@ class ShellImage:
                         data = self.data[offset:offset + self.cluster_size]
                         # The file may end inside of it
                         data += bytes(self.cluster_size - len(data))
+                        data = column_sums(data)
                     total += zlib.crc32(bitmap.name +
                                         struct.pack('>Q', number) + data)
         return total % 2 ** 32
