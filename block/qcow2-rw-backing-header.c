@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/error-report.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qcow2.h"
@@ -217,6 +218,32 @@ ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
     return ret < 0 ? ret : ptr_len + ret;
 }
 
+/*
+ * Nobody needs an extension of unknown type, which can as well be a known one
+ * whose type was damaged.  The header must be written, so all of them go if
+ * they do not fit into @space.
+ */
+static void make_room_for_extensions(BlockDriverState *bs, size_t space)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2UnknownHeaderExtension *ext, *next;
+    size_t len = 0;
+
+    QLIST_FOREACH(ext, &s->unknown_header_ext, next) {
+        len += 8 + ROUND_UP((size_t)ext->len, 8);
+    }
+    if (len <= space) {
+        return;
+    }
+
+    warn_report("Header extensions of unknown type leave '%s' without space "
+                "for others, and are removed", bs->filename);
+    QLIST_FOREACH_SAFE(ext, &s->unknown_header_ext, next, next) {
+        QLIST_REMOVE(ext, next);
+        g_free(ext);
+    }
+}
+
 ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
                                           size_t buflen)
 {
@@ -230,6 +257,9 @@ ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
 
     len = qcow2_rw_backing_put_extensions(&s->rw_backing->pointer, buf,
                                           buflen);
+    if (len >= 0) {
+        make_room_for_extensions(bs, buflen - len - LATER_EXTENSIONS_LEN);
+    }
     if (len >= 0 && s->rw_backing->guard.kind != QCOW2_RW_BACKING_GUARD_NONE) {
         qcow2_rw_backing_guard_serialize(&s->rw_backing->guard, &guard);
         ret = write_extension(buf + len, buflen - len,
