@@ -388,11 +388,36 @@ static void put_pointer(const Control *c, uint8_t *buf)
     memcpy(buf + 8, data, len);
 }
 
+static size_t next_extension(size_t offset)
+{
+    uint32_t len = ldl_be_p(shell->data + offset + 4);
+
+    return offset + 8 + ROUND_UP((size_t)len, 8);
+}
+
+/* The first extension of type @magic at or after @offset, 0 if there is none */
+static size_t find_extension(size_t offset, uint32_t magic)
+{
+    for (; offset + 8 <= shell->len; offset = next_extension(offset)) {
+        if (ldl_be_p(shell->data + offset) == magic) {
+            return offset;
+        }
+    }
+    return 0;
+}
+
+/* Makes the extension at @offset one that nobody knows */
+static void hide_extension(size_t offset)
+{
+    shell->data[offset] ^= 0x80;
+}
+
 /* Makes good what must not be damaged, and leaves the rest as it is */
 static void repair_header(const Control *c)
 {
     uint8_t *h = shell->data;
     uint32_t cluster_bits;
+    size_t second;
 
     if (shell->len < 512) {
         memory_resize(shell, 512);
@@ -423,6 +448,11 @@ static void repair_header(const Control *c)
     stl_be_p(h + HEADER_LENGTH, HEADER_EXTENSIONS);
     memset(h + HEADER_COMPRESSION, 0, HEADER_EXTENSIONS - HEADER_COMPRESSION);
     put_pointer(c, h + HEADER_EXTENSIONS);
+    /* With a second pointer, the image has to be refused */
+    while ((second = find_extension(next_extension(HEADER_EXTENSIONS),
+                                    QCOW2_EXT_MAGIC_RW_BACKING))) {
+        hide_extension(second);
+    }
 }
 
 static QDict *shell_options(void)
@@ -878,10 +908,18 @@ static void add_seed_bitmaps(const Control *c, int count)
     blk_unref(blk);
 }
 
+static void add_seed(const char *name, const Control *c)
+{
+    g_autoptr(GByteArray) seed = g_byte_array_new();
+
+    g_byte_array_append(seed, (const uint8_t *)c, sizeof(*c));
+    g_byte_array_append(seed, shell->data, shell->len);
+    fuzz_seed_add(name, seed->data, seed->len);
+}
+
 static void make_seed(const char *name, Control c, uint32_t cluster_size,
                       uint8_t refcount_bits, int bitmaps)
 {
-    g_autoptr(GByteArray) seed = g_byte_array_new();
     BlockDriverState *disk_bs;
 
     disk_reset(&c);
@@ -891,10 +929,7 @@ static void make_seed(const char *name, Control c, uint32_t cluster_size,
         add_seed_bitmaps(&c, bitmaps);
     }
     bdrv_unref(disk_bs);
-
-    g_byte_array_append(seed, (uint8_t *)&c, sizeof(c));
-    g_byte_array_append(seed, shell->data, shell->len);
-    fuzz_seed_add(name, seed->data, seed->len);
+    add_seed(name, &c);
 }
 
 static void image_make_seeds(void)
@@ -923,6 +958,10 @@ static void image_make_seeds(void)
         c.guard = i;
         make_seed(name, c, 512, 16, 2);
     }
+    /* Nothing but the bitmaps themselves tells that they are damaged */
+    hide_extension(find_extension(HEADER_EXTENSIONS,
+                                  QCOW2_EXT_MAGIC_RW_BACKING_GUARD));
+    add_seed("trusted", &c);
     c.guard = 0;
     for (int i = 1; i < 32; i++) {
         g_autofree char *name = g_strdup_printf("fault-%d", i);
