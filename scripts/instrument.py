@@ -35,7 +35,20 @@ def make(build: Path, directory: Path, arguments: list[str],
         _run(directory, f'{build}/qemu-src/configure', *arguments)
         (directory / 'qemu/configured-with').write_text(
             '\n'.join(arguments) + '\n')
+    _link_firmware(directory / 'qemu', arguments)
     _run(directory, 'ninja', *targets)
+
+
+def _link_firmware(qemu: Path, arguments: list[str]) -> None:
+    """As the configure script does, which see."""
+    for argument in arguments:
+        name, _, value = argument.partition('=')
+        if name == '--firmwarepath':
+            for directory in value.split(':'):
+                link = qemu / f'qemu-bundle{directory}'
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)
+                link.symlink_to(directory)
 
 
 def _run(directory: Path, *command: str) -> None:
@@ -53,17 +66,23 @@ def _run(directory: Path, *command: str) -> None:
                       f'is in {log}:\n{tail}')
 
 
-def environment(reports: Path | None = None) -> dict[str, str]:
+def environment(reports: Path | None = None,
+                leaks: bool = True) -> dict[str, str]:
     """
     Environment for programs with sanitizers.  With @reports, what these have
     to say goes to files in that directory, so that the output of a program is
     what it is without them, and a leak does not change its exit status.
     """
     options = {
-        'ASAN': ['detect_leaks=1'],
+        # QEMU may try to allocate what a damaged image asks for
+        'ASAN': ['allocator_may_return_null=1', f'detect_leaks={leaks:d}'],
         'LSAN': [f'suppressions={SUPPRESSIONS}', 'print_suppressions=0'],
         'UBSAN': ['print_stacktrace=1'],
     }
+    if leaks:
+        # GLib has no frame pointers: the fast way ends in g_malloc0()
+        options['ASAN'] += ['fast_unwind_on_malloc=0',
+                            'malloc_context_size=12']
     if not reports:
         options['UBSAN'].append('halt_on_error=1')
     else:
