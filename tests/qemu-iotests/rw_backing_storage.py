@@ -1,4 +1,5 @@
-# A small file system of its own for an image, which can be full or fail
+# A small file system of its own for an image, which can be full or fail, and
+# what tests of images need whose storage does
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -7,11 +8,17 @@ import fcntl
 import os
 import struct
 import subprocess
-from typing import List
+from typing import Any, List
 
 import iotests
+from iotests import qemu_img, qemu_img_create, qemu_img_info
+from rw_backing import BLOCK
 
 MIB = 1024 * 1024
+# Of the disk
+SIZE = 16 * BLOCK
+
+disk = os.path.join(iotests.test_dir, 'disk.raw')
 
 # FS_IOC_SHUTDOWN of Linux, and EXT4_GOING_FLAGS_NOLOGFLUSH
 SHUTDOWN = 0x8004587d
@@ -109,3 +116,44 @@ class FileSystem:
 def lost(log: str) -> List[str]:
     """Lines that say that bitmaps could not be stored."""
     return [line for line in log.splitlines() if 'Lost persistent' in line]
+
+
+class StorageTestCase(iotests.QMPTestCase):
+    """A guest with a shell whose file is about to come to harm."""
+    shell = ''
+
+    def create(self, shell: str) -> None:
+        self.shell = shell
+        with open(disk, 'wb') as file:
+            file.truncate(SIZE)
+        self.addCleanup(iotests.try_remove, disk)
+        qemu_img_create('-f', 'qcow2', '-o', f'rw-backing={disk}', shell)
+        qemu_img('bitmap', '--add', '-f', 'qcow2', shell, 'b')
+        self.vm = iotests.VM()
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        self.vm.shutdown()
+
+    def launch(self, options: str = '') -> None:
+        self.vm = iotests.VM()
+        self.vm.add_blockdev('driver=qcow2,node-name=shell,file.driver=file,'
+                             f'file.filename={self.shell}{options}')
+        self.vm.launch()
+
+    def write(self, block: int) -> None:
+        self.assert_qmp(self.vm.hmp_qemu_io(
+            'shell', f'write -P {block} {block * BLOCK} {BLOCK}'),
+            'return', '')
+
+    def assert_disk(self, *blocks: int) -> None:
+        data = bytearray(SIZE)
+        for block in blocks:
+            data[block * BLOCK:(block + 1) * BLOCK] = bytes([block]) * BLOCK
+        with open(disk, 'rb') as file:
+            self.assertTrue(file.read() == data, 'wrong data')
+
+    def flags(self, shell: str) -> Any:
+        info = qemu_img_info('-f', 'qcow2', shell)
+        return [sorted(b['flags']) for b in
+                info['format-specific']['data'].get('bitmaps', [])]
