@@ -30,7 +30,7 @@
 #define TABLE_ENTRY_ALL_ONES        1
 
 /* See "Checksum of bitmaps" in the specification of the RW backing */
-#define CHECKSUM_COLUMNS            8
+#define CHECKSUM_COLUMNS            16
 
 /* Clusters of a bitmap that follow each other in the file */
 typedef struct Run {
@@ -79,7 +79,11 @@ void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
     }
 }
 
-/* For each column of @data, the sum of its numbers, and the sum of the sums */
+/*
+ * For each column of @data, the sum of its numbers, and the sum of the sums.
+ * With a cluster of numbers of 32 bits, nothing wraps around: bits that are
+ * missing always make a difference.
+ */
 static void sum_columns(const uint8_t *data, size_t len,
                         uint64_t sums[2 * CHECKSUM_COLUMNS])
 {
@@ -88,9 +92,9 @@ static void sum_columns(const uint8_t *data, size_t len,
     size_t i;
     int j;
 
-    for (i = 0; i < len; i += CHECKSUM_COLUMNS * sizeof(uint64_t)) {
+    for (i = 0; i < len; i += CHECKSUM_COLUMNS * sizeof(uint32_t)) {
         for (j = 0; j < CHECKSUM_COLUMNS; j++) {
-            first[j] += ldq_le_p(data + i + j * sizeof(uint64_t));
+            first[j] += (uint32_t)ldl_le_p(data + i + j * sizeof(uint32_t));
             second[j] += first[j];
         }
     }

@@ -20,6 +20,9 @@
 #include "qcow2.h"
 #include "qcow2-rw-backing.h"
 
+/* A message is of no use if it does not end */
+#define NAMES_REPORTED              10
+
 /* Guard */
 
 uint32_t qcow2_rw_backing_bitmap_flags(BlockDriverState *bs, uint32_t flags,
@@ -47,17 +50,18 @@ void qcow2_rw_backing_report_stale_bitmaps(BlockDriverState *bs)
     BDRVQcow2State *s = bs->opaque;
     g_autoptr(GString) names = g_string_new(NULL);
     BdrvDirtyBitmap *bitmap;
+    unsigned int count = 0;
 
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
         if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
-            bdrv_dirty_bitmap_inconsistent(bitmap)) {
-            g_autofree char *name =
-                g_strdup_printf("'%s'%s", bdrv_dirty_bitmap_name(bitmap),
-                                names->len ? ", " : "");
-
-            /* The latest bitmap comes first here */
-            g_string_prepend(names, name);
+            bdrv_dirty_bitmap_inconsistent(bitmap) &&
+            count++ < NAMES_REPORTED) {
+            g_string_append_printf(names, "%s'%s'", names->len ? ", " : "",
+                                   bdrv_dirty_bitmap_name(bitmap));
         }
+    }
+    if (count > NAMES_REPORTED) {
+        g_string_append_printf(names, " and %u more", count - NAMES_REPORTED);
     }
     if (s->rw_backing->guard_state == QCOW2_RW_BACKING_GUARD_STATE_NONE) {
         warn_report("'%s' has no record of what its RW backing looked like",

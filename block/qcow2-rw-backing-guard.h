@@ -7,6 +7,7 @@
 #ifndef BLOCK_QCOW2_RW_BACKING_GUARD_H
 #define BLOCK_QCOW2_RW_BACKING_GUARD_H
 
+#include "qapi/qapi-types-block-core.h"
 #include "block/block_int.h"
 #include "block/qcow2-rw-backing-format.h"
 

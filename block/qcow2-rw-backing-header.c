@@ -77,8 +77,9 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
 void qcow2_rw_backing_hint_new_image(Error *const *errp)
 {
     error_append_hint(errp, "The disk is not affected: use it directly, or "
-                      "create a new image for it with 'qemu-img create -o "
-                      "rw-backing=FILE'.\n");
+                      "create a new image for it with 'qemu-img create -f "
+                      "qcow2 -o rw-backing=DISK,rw-backing-fmt=FORMAT "
+                      "IMAGE'.\n");
 }
 
 static int coroutine_fn GRAPH_RDLOCK

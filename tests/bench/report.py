@@ -147,7 +147,7 @@ def about(results: Results, section: str) -> str:
 def _instruction_goals(rows: Rows) -> list[list[str]]:
     exact = list(filter(instructions.is_exact, rows))
     kinds = [
-        ('4 KiB read and write, no bitmap, at most 0.97',
+        ('4 KiB read and write, no bitmap, 64 at a time, at most 0.97',
          instructions.is_small),
         ('other requests, no bitmap, at most 1.00',
          lambda row: not row['bitmaps'] and not instructions.is_small(row)),

@@ -101,10 +101,10 @@ def samples_guard(path: str, seed: int) -> Guard:
 
 def column_sums(data: bytes) -> bytes:
     """What the checksum of bitmaps takes of the content of a cluster."""
-    numbers = struct.unpack(f'<{len(data) // 8}Q', data)
-    columns = [list(accumulate(numbers[i::8])) for i in range(8)]
+    numbers = struct.unpack(f'<{len(data) // 4}I', data)
+    columns = [list(accumulate(numbers[i::16])) for i in range(16)]
     sums = [column[-1] for column in columns] + [sum(c) for c in columns]
-    return struct.pack('>16Q', *(value % 2 ** 64 for value in sums))
+    return struct.pack('>32Q', *sums)
 
 
 class ShellImage:
