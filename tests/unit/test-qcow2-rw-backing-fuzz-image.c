@@ -52,6 +52,8 @@
 #define HEADER_COMPRESSION          104
 #define HEADER_EXTENSIONS           112
 
+#define EXT_MAGIC_FEATURE_NAMES     0x6803f857
+
 #define MAGIC                       0x514649fb  /* "QFI\xfb" */
 #define INCOMPAT_RW_BACKING         (1ULL << 30)
 #define INCOMPAT_DIRTY_OR_CORRUPT   3
@@ -412,12 +414,22 @@ static void hide_extension(size_t offset)
     shell->data[offset] ^= 0x80;
 }
 
+/* Leaves one extension of type @magic of those from @offset on */
+static void hide_repetitions(size_t offset, uint32_t magic)
+{
+    size_t first = find_extension(offset, magic);
+    size_t next;
+
+    while (first && (next = find_extension(next_extension(first), magic))) {
+        hide_extension(next);
+    }
+}
+
 /* Makes good what must not be damaged, and leaves the rest as it is */
 static void repair_header(const Control *c)
 {
     uint8_t *h = shell->data;
     uint32_t cluster_bits;
-    size_t second;
 
     if (shell->len < 512) {
         memory_resize(shell, 512);
@@ -449,10 +461,7 @@ static void repair_header(const Control *c)
     memset(h + HEADER_COMPRESSION, 0, HEADER_EXTENSIONS - HEADER_COMPRESSION);
     put_pointer(c, h + HEADER_EXTENSIONS);
     /* With a second pointer, the image has to be refused */
-    while ((second = find_extension(next_extension(HEADER_EXTENSIONS),
-                                    QCOW2_EXT_MAGIC_RW_BACKING))) {
-        hide_extension(second);
-    }
+    hide_repetitions(HEADER_EXTENSIONS, QCOW2_EXT_MAGIC_RW_BACKING);
 }
 
 static QDict *shell_options(void)
@@ -800,6 +809,11 @@ static void image_one_input(const uint8_t *data, size_t len)
     memcpy(shell->data, data + sizeof(c), shell->len);
     if (keeps_promise(&c)) {
         repair_header(&c);
+    }
+    if (shell->len >= HEADER_EXTENSIONS) {
+        /* qcow2.c reads each of these, and frees the last one */
+        hide_repetitions((uint32_t)ldl_be_p(shell->data + HEADER_LENGTH),
+                         EXT_MAGIC_FEATURE_NAMES);
     }
     disk_reset(&c);
 
