@@ -168,6 +168,7 @@ class GitTree:
         """
         commit = self.rev(start)
         patches = series.load()
+        own_files = series.own_files(patches)
         if not patches:
             raise Failure('patches/series is empty: there is no series to '
                           'work on')
@@ -175,16 +176,16 @@ class GitTree:
         with self._temporary_index() as env:
             self.git('read-tree', commit, env=env)
             for number, patch in enumerate(patches, 1):
-                self._add_own_files(patch, series.root, env)
+                self._add_own_files(patch, own_files[patch.name],
+                                    series.root, env)
                 for origin, hunks in series.hunks_for(patch, base.name):
                     self._apply(origin, hunks, base, source, env)
                 commit = self._commit(env, patch.message, patch.author,
                                       number, commit)
         return commit
 
-    def _add_own_files(self, patch: Patch, root: Path,
+    def _add_own_files(self, patch: Patch, paths: list[str], root: Path,
                        env: dict[str, str]) -> None:
-        paths = patch.own_files
         if not paths:
             return
         for path in paths:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 from common import Failure, bases
-from series import Patch, Series
+from series import Patch, Series, is_pattern
 
 WIDTH = 76
 # Where a file of ours enters QEMU, so that one patch must list it
@@ -83,10 +83,10 @@ def _patch(patch: Patch) -> Iterator[str]:
         # what is quoted, or has no place to break, may be longer
         if len(line) > WIDTH and ' ' in line.strip() and line[0] != ' ':
             yield f'"{line[:30]}..." has more than {WIDTH} columns'
-    if not patch.own_files and not patch.hunks:
+    if not patch.own_lines and not patch.hunks:
         yield 'it changes nothing'
-    if patch.own_files != sorted(patch.own_files):
-        yield 'its Own-file lines are not sorted'
+    if patch.own_lines != sorted(set(patch.own_lines)):
+        yield 'its Own-file lines are not sorted and each there once'
     for path in re.findall(r'^diff --git a/(\S+) .*\nnew file mode',
                            patch.hunks, re.MULTILINE):
         yield (f'{path} is new: it belongs in the repository as a file, and '
@@ -95,14 +95,16 @@ def _patch(patch: Patch) -> Iterator[str]:
 
 def _own_files(series: Series, patches: list[Patch]) -> Iterator[str]:
     listed: dict[str, str] = {}
-    for patch in patches:
-        for path in patch.own_files:
+    for name, paths in series.own_files(patches).items():
+        for path in paths:
             if path in listed:
-                yield (f'patches/{patch.name}: {path} is listed by '
+                yield (f'patches/{name}: {path} is listed by '
                        f'patches/{listed[path]} already')
-            listed[path] = patch.name
-            if not (series.root / path).is_file():
-                yield (f'patches/{patch.name}: {path} is listed, and is not '
+            listed[path] = name
+            if is_pattern(path):
+                yield f'patches/{name}: {path} matches no file of its own'
+            elif not (series.root / path).is_file():
+                yield (f'patches/{name}: {path} is listed, and is not '
                        'in the repository')
     for path in _present(series.root):
         if path not in listed:

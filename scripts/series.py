@@ -13,15 +13,22 @@
 #     Signed-off-by: A. Developer <dev@example.org>
 #     ---
 #     Own-file: block/new.c
+#     Own-file: tests/qemu-iotests/tests/new-*
 #
 #     diff --git a/block/meson.build b/block/meson.build
 #     ...
 #
+# A listed name may be a shell pattern, so that a new test needs no new line.
+# A file that one patch lists by its name and another one's pattern matches
+# enters with the first.
+#
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 from common import Failure
 
@@ -32,6 +39,8 @@ _PATCH = re.compile(r'From: (?P<author>[^\n]+ <[^\n<>]+>)\n'
                     r'---\n'
                     r'(?P<rest>.*)', re.DOTALL)
 _HUNKS = re.compile(r'^diff --git ', re.MULTILINE)
+# What editors and patch(1) leave behind, which no pattern means
+_LEFTOVERS = ('.*', '*~', '*.orig', '*.rej', '*.pyc')
 
 
 @dataclass
@@ -41,7 +50,7 @@ class Patch:
     author: str             # "Name <address>"
     subject: str
     body: str               # without a newline at its end
-    own_files: list[str] = field(default_factory=list)
+    own_lines: list[str] = field(default_factory=list)  # names and patterns
     hunks: str = ''         # what changes in QEMU's files; may be empty
 
     @property
@@ -51,7 +60,7 @@ class Patch:
 
     def format(self) -> str:
         """The patch as patches/ holds it."""
-        own = ''.join(f'Own-file: {path}\n' for path in self.own_files)
+        own = ''.join(f'Own-file: {line}\n' for line in self.own_lines)
         blank = '\n' if own and self.hunks else ''
         return (f'From: {self.author}\nSubject: {self.subject}\n\n'
                 f'{self.body}\n---\n{own}{blank}{self.hunks}')
@@ -72,15 +81,29 @@ def parse(name: str, text: str) -> Patch:
                       'lines "From: NAME <ADDRESS>" and "Subject: ...", a '
                       'blank line, a body, and the line "---"')
     listing, hunks = _split_hunks(match['rest'])
-    own_files = []
+    own_lines = []
     for line in filter(None, listing.split('\n')):
         key, _, path = line.partition(': ')
         if key != 'Own-file' or not path:
             raise Failure(f'patches/{name}: "{line}": only "Own-file: PATH" '
                           'may stand between "---" and the first "diff --git"')
-        own_files.append(path)
+        own_lines.append(path)
     return Patch(name, match['author'], match['subject'], match['body'],
-                 own_files, hunks)
+                 own_lines, hunks)
+
+
+def is_pattern(line: str) -> bool:
+    """Whether an Own-file line is a pattern, and not a name."""
+    return any(character in line for character in '*?[')
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether @pattern means the file @path, directory by directory."""
+    patterns, parts = PurePath(pattern).parts, PurePath(path).parts
+    return (len(patterns) == len(parts)
+            and all(map(fnmatchcase, parts, patterns))
+            and not any(fnmatchcase(parts[-1], leftover)
+                        for leftover in _LEFTOVERS))
 
 
 class Series:
@@ -111,6 +134,28 @@ class Series:
         except FileNotFoundError:
             raise Failure(f'patches/series names {name}, but there is no '
                           f'patches/{name}') from None
+
+    def own_files(self, patches: Iterable[Patch]) -> dict[str, list[str]]:
+        """
+        The files of ours that enter with each of @patches, which is the whole
+        series: patch names to sorted paths.  As in a shell, a pattern that
+        matches nothing stands for itself, and is missed like any file.
+        """
+        patches = list(patches)
+        names = {line for patch in patches for line in patch.own_lines
+                 if not is_pattern(line)}
+
+        def expand(line: str) -> Iterable[str]:
+            if not is_pattern(line):
+                return [line]
+            found = (path.relative_to(self.root).as_posix()
+                     for path in self.root.glob(line) if path.is_file())
+            return ({path for path in found if matches(line, path)} - names
+                    or [line])
+
+        return {patch.name: sorted({path for line in patch.own_lines
+                                    for path in expand(line)})
+                for patch in patches}
 
     def adaptations(self, base: str) -> list[Path]:
         """Every adaptation to @base."""

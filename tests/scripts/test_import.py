@@ -102,6 +102,40 @@ class Import(support.Workshop):
         self.assertIn('patches/one.patch lists block/ours.c as a file of ours',
                       self.import_tree(status=1))
 
+    def test_pattern(self):
+        self.replace(self.two, 'test-ours.c', 'test-*.c')
+        self.write(self.repo / 'tests/unit/test-more.c', 'more\n')
+        self.write(self.repo / 'tests/unit/test-more.c~', 'less\n')
+        self.write(self.repo / 'tests/unit/deep/test-more.c', 'deep\n')
+        self.import_tree()
+        self.assertEqual(
+            self.git('show', '--format=', '--name-only', 'HEAD'),
+            'block/a.c\nblock/b.c\ntests/unit/test-more.c\n'
+            'tests/unit/test-ours.c\n')
+
+    def test_name_goes_before_pattern(self):
+        self.replace(self.two, 'tests/unit/test-ours.c', '*/*.c\n'
+                     'Own-file: tests/unit/test-ours.c')
+        self.write(self.repo / 'block/more.c', 'more\n')
+        self.import_tree()
+        self.assertEqual(
+            self.git('log', '--format=%s', '--', 'block/ours.c'),
+            'block: add the first hook\n')
+        self.assertEqual(
+            self.git('log', '--format=%s', '--', 'block/more.c'),
+            'tests: add the second hook\n')
+
+    def test_pattern_of_no_file(self):
+        self.replace(self.two, 'test-ours.c', 'check-*.c')
+        self.assertIn('patches/two.patch lists tests/unit/check-*.c',
+                      self.import_tree(status=1))
+
+    def test_file_of_two_patterns(self):
+        self.replace(self.one, 'block/ours.c', 'block/o*.c')
+        self.replace(self.two, 'tests/unit/test-ours.c', 'block/*.c')
+        self.assertIn('patches/two.patch lists block/ours.c as a file of ours',
+                      self.import_tree(status=1))
+
     def test_own_program_stays_a_program(self):
         (self.repo / 'block/ours.c').chmod(0o755)
         self.import_tree()
@@ -134,6 +168,18 @@ class Update(support.Workshop):
         self.assertEqual(self.touched(), ['ours.c'])
         self.assertEqual(self.in_tree('block/ours.c'), 'ours, better\n')
         self.assertEqual(self.git('status', '--porcelain'), '')
+
+    def test_new_file_of_a_pattern_comes_and_goes(self):
+        self.replace(self.one, 'block/ours.c', 'block/*.c')
+        self.script('import', '--sync', self.tree)
+        self.write(self.repo / 'block/new.c', 'new\n')
+        self.script('import', '--sync', self.tree)
+        self.assertEqual(self.touched(), ['new.c'])
+        self.assertEqual(self.git('status', '--porcelain'), '')
+        (self.repo / 'block/new.c').unlink()
+        self.script('import', '--sync', self.tree)
+        self.assertFalse((self.tree / 'block/new.c').exists())
+        self.assertEqual(self.touched(), [])
 
     def test_own_file_edited_in_the_tree_is_overwritten(self):
         self.write(self.tree / 'block/ours.c', 'edited in the wrong place\n')

@@ -85,6 +85,67 @@ class Refresh(support.Workshop):
         self.assertTrue((self.patches / 'block-add-new.patch').read_text()
                         .endswith('---\nOwn-file: block/new.c\n'))
 
+    def use_pattern(self):
+        """Let two.patch list tests/unit/test-ours.c by a pattern."""
+        self.replace(self.two, 'test-ours.c', 'test-*.c')
+        self.script('import', '--sync', self.tree)
+        self.before = self.all_patches()
+
+    def test_pattern_stays(self):
+        self.use_pattern()
+        self.assertEqual(self.refresh(), '')
+        self.assertEqual(self.changed(), set())
+
+    def test_new_file_of_a_pattern_needs_no_line(self):
+        self.use_pattern()
+        self.write(self.tree / 'tests/unit/test-new.c', 'new\n')
+        self.git('add', 'tests')
+        self.git('commit', '-q', '--amend', '--no-edit')
+        self.refresh()
+        self.assertEqual(self.changed(), set())
+        self.assertEqual(
+            (self.repo / 'tests/unit/test-new.c').read_text(), 'new\n')
+
+    def test_file_of_a_pattern_in_another_commit_has_a_line(self):
+        self.use_pattern()
+        self.write(self.tree / 'tests/unit/test-new.c', 'new\n')
+        self.git('add', 'tests')
+        self.git('commit', '-qm', 'block: add new\n\nBody.\n')
+        self.refresh()
+        self.assertEqual(self.changed(), {'series', 'block-add-new.patch'})
+        self.assertIn('Own-file: tests/unit/test-new.c\n',
+                      (self.patches / 'block-add-new.patch').read_text())
+        self.script('import', '--sync', self.tree)
+        self.assertEqual(self.refresh(), '')
+
+    def test_pattern_follows_a_new_subject(self):
+        self.use_pattern()
+        self.git('commit', '-q', '--amend', '-m', 'tests: say it better\n\n'
+                 'Body.\n')
+        self.refresh()
+        self.assertIn('Own-file: tests/unit/test-*.c\n',
+                      (self.patches / 'tests-say-it-better.patch').read_text())
+
+    def test_pattern_goes_with_its_files(self):
+        self.use_pattern()
+        self.git('rm', '-q', 'tests/unit/test-ours.c')
+        self.git('commit', '-q', '--amend', '--no-edit')
+        self.refresh()
+        self.assertNotIn('Own-file', self.two.read_text())
+
+    def test_new_file_of_a_pattern_beside_a_commit(self):
+        self.use_pattern()
+        self.replace(self.tree / 'block/b.c', 'third hook', 'better hook')
+        self.git('commit', '-qa', '--amend', '--no-edit')
+        self.write(self.repo / 'tests/unit/test-new.c', 'new\n')
+        self.script('import', '--sync', self.tree)
+        self.refresh()
+        self.assertEqual(self.changed(), {'two.patch'})
+        self.script('import', '--sync', self.tree)
+        self.assertIn('better hook', self.in_tree('block/b.c'))
+        self.assertEqual(self.in_tree('tests/unit/test-new.c'), 'new\n')
+        self.assertEqual(self.git('status', '--porcelain'), '')
+
     def test_own_file_that_differs_is_an_error(self):
         self.git('reset', '-q', '--soft', 'HEAD~1')
         self.write(self.tree / 'tests/unit/test-ours.c', 'edited here\n')

@@ -100,6 +100,40 @@ class Validate(support.Workshop):
                      'Own-file: ')
         self.validate('block/ours.c is listed by patches/one.patch already')
 
+    def test_own_line_twice(self):
+        self.replace(self.two, 'Own-file: ', 'Own-file: tests/unit/'
+                     'test-ours.c\nOwn-file: ')
+        self.validate('are not sorted and each there once')
+
+    def test_pattern(self):
+        self.replace(self.two, 'test-ours.c', 'test-*.c')
+        self.write(self.repo / 'tests/unit/test-more.c', 'more\n')
+        self.assertIn('2 patches, 3 files of ours', self.validate())
+
+    def test_pattern_and_name_of_one_file(self):
+        self.replace(self.one, 'block/ours.c\n',
+                     'block/ours.c\nOwn-file: tests/unit/test-other.c\n')
+        self.replace(self.two, 'test-ours.c', 'test-*.c')
+        self.write(self.repo / 'tests/unit/test-other.c', 'other\n')
+        self.assertIn('2 patches, 3 files of ours', self.validate())
+
+    def test_two_patterns_of_one_file(self):
+        self.replace(self.one, 'block/ours.c\n',
+                     'block/ours.c\nOwn-file: tests/unit/*-ours.c\n')
+        self.replace(self.two, 'test-ours.c', 'test-*.c')
+        self.validate('tests/unit/test-ours.c is listed by patches/one.patch '
+                      'already')
+
+    def test_pattern_of_no_file(self):
+        self.replace(self.one, 'block/ours.c\n',
+                     'block/ours.c\nOwn-file: tests/unit/test-*.c\n')
+        self.validate('tests/unit/test-*.c matches no file of its own')
+
+    def test_pattern_does_not_mean_leftovers(self):
+        self.replace(self.two, 'test-ours.c', 'test-*')
+        self.write(self.repo / 'tests/unit/test-ours.c.orig', 'old\n')
+        self.validate('tests/unit/test-ours.c.orig is listed by no patch')
+
     def test_own_file_missing(self):
         (self.repo / 'tests/unit/test-ours.c').unlink()
         self.validate('tests/unit/test-ours.c is listed, and is not')
