@@ -13,6 +13,8 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# What a test imports of the scripts comes after this module
+sys.path.insert(0, str(ROOT / 'scripts'))
 AUTHOR = 'Ann Developer <ann@example.org>'
 MESSAGE = f'From: {AUTHOR}\nSubject: %s\n\nWhy it is so.\n\n' \
           f'Signed-off-by: {AUTHOR}\n---\n'

@@ -13,11 +13,11 @@ from pathlib import Path
 from unittest import mock
 
 import support
+# pylint: disable=wrong-import-order
+from common import Failure
 
-sys.path[:0] = [str(support.ROOT / 'scripts'),
-                str(support.ROOT / 'tests/bench')]
+sys.path.insert(0, str(support.ROOT / 'tests/bench'))
 # pylint: disable=wrong-import-position
-from common import Failure  # noqa: E402
 from client import Client, build_commands, talk  # noqa: E402
 import creation  # noqa: E402
 import instructions  # noqa: E402

@@ -6,21 +6,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import contextlib
-import importlib.machinery
-import importlib.util
 import io
-import sys
 import unittest
 
 import support
-
-sys.path.insert(0, str(support.ROOT / 'scripts'))
-loader = importlib.machinery.SourceFileLoader(
-    'check', str(support.ROOT / 'scripts/check'))
-check = importlib.util.module_from_spec(
-    importlib.util.spec_from_loader('check', loader))
-sys.modules['check'] = check
-loader.exec_module(check)
+# pylint: disable=wrong-import-order
+from tests import check
 
 
 def meson_says(result, stdout='', stderr=''):

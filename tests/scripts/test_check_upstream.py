@@ -6,24 +6,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import contextlib
-import importlib.machinery
-import importlib.util
 import io
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 from unittest import mock
 
 import support
-
-sys.path.insert(0, str(support.ROOT / 'scripts'))
-loader = importlib.machinery.SourceFileLoader(
-    'check_upstream', str(support.ROOT / 'scripts/check-upstream'))
-upstream = importlib.util.module_from_spec(
-    importlib.util.spec_from_loader('check_upstream', loader))
-sys.modules['check_upstream'] = upstream
-loader.exec_module(upstream)
+# pylint: disable=wrong-import-order
+from tests import check_upstream as upstream
 Outcome = upstream.Outcome
 
 STOCK = [Outcome('001', 'pass'), Outcome('002', 'pass'),

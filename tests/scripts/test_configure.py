@@ -95,14 +95,16 @@ class Configure(support.Workshop):
         self.assertFalse((self.build / 'qemu').exists())
 
     def test_missing_package_for_the_build(self):
-        with (self.repo / 'scripts/packages.list').open('a') as stream:
+        with (self.repo / 'scripts/machine/packages.list').open(
+                'a') as stream:
             stream.write('build no-such-package no-such-program\n')
         output = self.from_source(status=1)
         self.assertIn('missing for the build: no-such-package', output)
         self.assertFalse(self.tree.exists())
 
     def test_missing_package_for_the_tests(self):
-        with (self.repo / 'scripts/packages.list').open('a') as stream:
+        with (self.repo / 'scripts/machine/packages.list').open(
+                'a') as stream:
             stream.write('test no-such-package no-such-program\n')
         output = self.from_source()
         self.assertIn('missing for the test: no-such-package', output)

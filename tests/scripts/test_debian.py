@@ -1,21 +1,18 @@
 #!/usr/bin/env python3
 #
-# scripts/debian.py finds Debian's mirrors among whatever apt sources a
+# scripts/machine/debian.py finds Debian's mirrors among whatever apt sources a
 # machine has, in both of apt's formats, and orders versions as Debian does.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import shutil
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 import support
-
-sys.path.insert(0, str(support.ROOT / 'scripts'))
-# pylint: disable=wrong-import-position
-import debian  # noqa: E402
+# pylint: disable=wrong-import-order
+from machine import debian
 
 DEB822 = """
 # the usual mirror

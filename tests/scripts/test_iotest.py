@@ -1,23 +1,21 @@
 #!/usr/bin/env python3
 #
-# scripts/iotest.py reads what check says of a test, and lets a list of
+# scripts/tests/iotest.py reads what check says of a test, and lets a list of
 # exceptions excuse what it names and nothing else, least of all a crash.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import os
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 from unittest import mock
 
 import support
-
-sys.path.insert(0, str(support.ROOT / 'scripts'))
-from common import Failure  # noqa: E402 pylint: disable=wrong-import-position
-from iotest import (  # noqa: E402 pylint: disable=wrong-import-position
-    EXCEPTIONS, Exceptions, Outcome, read_outcome, run_iotest)
+# pylint: disable=wrong-import-order
+from common import Failure
+from tests.iotest import (EXCEPTIONS, Exceptions, Outcome, read_outcome,
+                          run_iotest)
 
 HEADER = 'QEMU          -- "/b/qemu-system-x86_64"\n\n'
 RUNNING = '165   ...        [19:24:16]              ...                  '
@@ -88,7 +86,7 @@ class RunIotest(unittest.TestCase):
 
     def run_check(self, script, limit=60):
         self.check.write_text(script)
-        with mock.patch('iotest.LIMIT', limit):
+        with mock.patch('tests.iotest.LIMIT', limit):
             return run_iotest(self.build, '165', ['-raw'], self.scratch,
                               'a|b')
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 from common import Failure, bases
-from series import Patch, Series, is_pattern
+from series.patches import Patch, Series, is_pattern
 
 WIDTH = 76
 # Where a file of ours enters QEMU, so that one patch must list it

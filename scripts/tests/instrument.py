@@ -1,5 +1,5 @@
-# Builds of QEMU that look for mistakes at run time, with sanitizers, apart from
-# the ordinary build, of which they use the source tree.
+# Builds of QEMU that look for mistakes at run time, with sanitizers, apart
+# from the ordinary build, of which they use the source tree.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 

@@ -170,7 +170,8 @@ class Exceptions:
         cases = self.cases.get(outcome.test, {})
         if outcome.good:
             if outcome.test in self.tests():
-                return 'passes, and is listed as an exception: shorten the list'
+                return ('passes, and is listed as an exception: shorten the '
+                        'list')
             return ''
         if outcome.crash:
             return f'a program crashes: {outcome.crash}'

@@ -73,8 +73,8 @@ def machine_entries(etc: Path = Path('/etc/apt')) -> list[Entry]:
 def machine_release(path: Path = Path('/etc/os-release')) -> tuple[str, str]:
     """The ID of the distribution and its code name; '' where unknown."""
     try:
-        fields = dict(re.findall(r'^(\w+)="?([^"\n]*)', path.read_text(),
-                                 re.MULTILINE))
+        fields = dict(re.findall(r'^(\w+)="?([^"\n]*)',
+                                 path.read_text('utf-8'), re.MULTILINE))
     except FileNotFoundError:
         return '', ''
     return fields.get('ID', ''), fields.get('VERSION_CODENAME', '')
@@ -159,7 +159,8 @@ class Apt:
                 f'{self.mirrors.codename or "this release"}, so '
                 f'{suites[0]} cannot be reached from them\nRemedy: mend '
                 '/etc/apt, or give --qemu-src=DIR|TARBALL|DSC')
-        path = self.directory / 'sources.list.d' / f'{kind}-{suites[0]}.sources'
+        path = (self.directory / 'sources.list.d' /
+                f'{kind}-{suites[0]}.sources')
         path.write_text('\n'.join(stanzas))
         try:
             self.run('apt-get', 'update', '--error-on=any')

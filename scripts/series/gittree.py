@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Iterator
 
 from common import Base, Failure
-from series import Patch, Series
+from series.patches import Patch, Series
 
 # No commit here depends on when, where or by whom it is made.
 _DATE = 1735689600              # 2025-01-01, a minute more for each commit
