@@ -31,6 +31,7 @@ demo: all
 	tests/demo/run --build $(BUILD)
 
 check: all
+	-scripts/fetch-servers $(BUILD)
 	scripts/check $(BUILD)
 
 check-upstream: all

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,6 +194,23 @@ class Apt:
         """The environment in which apt works in this room."""
         return {**os.environ, 'APT_CONFIG': f'{self.directory}/apt.conf',
                 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C'}
+
+    def unpack(self, packages: list[str], directory: Path) -> None:
+        """
+        Unpack @packages in @directory, with all they depend on that this
+        machine lacks.  Nothing is installed, no script of theirs runs.
+        """
+        with tempfile.TemporaryDirectory(dir=directory) as name:
+            archives = Path(name).resolve()
+            (archives / 'partial').mkdir()
+            # Locks are for those who install, and want root
+            self.run('apt-get', 'install', '--download-only', '--yes',
+                     '--no-install-recommends',
+                     '-o', f'Dir::Cache::archives={archives}',
+                     '-o', 'Debug::NoLocking=1', *packages)
+            for archive in sorted(archives.glob('*.deb')):
+                subprocess.run(['dpkg-deb', '-x', archive, directory],
+                               check=True)
 
     def versions(self, package: str, kind: str) -> list[str]:
         """The versions of @package to be had, the highest first."""

@@ -58,7 +58,7 @@ def missing(groups: list[str]) -> dict[str, list[str]]:
     for group, package, _ in wanted():
         if group in groups and package not in found:
             lacking[group].append(package)
-    if not has_meson:
+    if 'build' in groups and not has_meson:
         lacking['build'].append('meson')
     return lacking
 

@@ -300,6 +300,18 @@ def terminated(process: 'subprocess.Popen[Any]', kill: bool = False
         process.wait(timeout=SECONDS)
 
 
+def find_servers(unpacked: Path) -> None:
+    """Where servers are: in @unpacked, or installed."""
+    paths = [*(str(unpacked / name) for name in
+               ('usr/sbin', 'usr/bin', 'sbin', 'bin')),
+             os.environ['PATH'], '/usr/sbin', '/sbin']
+    os.environ['PATH'] = ':'.join(paths)
+    libraries = [*unpacked.glob('usr/lib/*-linux-gnu*'),
+                 *unpacked.glob('lib/*-linux-gnu*')]
+    if libraries:
+        os.environ['LD_LIBRARY_PATH'] = ':'.join(map(str, libraries))
+
+
 def need_programs(*programs: Tuple[str, str]) -> None:
     """Programs and Debian's packages of them."""
     for program, package in programs:
@@ -322,8 +334,7 @@ def main(check: Callable[[Path, Path], str]) -> None:
     args = parser.parse_args()
     if not args.build:
         parser.error('no build directory')
-    # Where servers are
-    os.environ['PATH'] += ':/usr/sbin:/sbin'
+    find_servers(Path(args.build).resolve() / 'servers')
     with tempfile.TemporaryDirectory() as directory:
         try:
             print(check(Path(args.build).resolve(), Path(directory)))

@@ -5,13 +5,17 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import os
 import shutil
+import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import support
 # pylint: disable=wrong-import-order
+from common import Unavailable
 from machine import debian
 
 DEB822 = """
@@ -129,6 +133,63 @@ class Versions(unittest.TestCase):
     def test_at_least(self):
         self.assertTrue(debian.at_least('1.7.0-1~bpo12+1', '1.5.0'))
         self.assertFalse(debian.at_least('1.0.1-5', '1.5.0'))
+
+
+FAKE_APT_GET = """#!/bin/sh
+case "$*" in
+*fails*) echo 'E: Unable to locate package fails' >&2; exit 100 ;;
+esac
+for argument; do
+    case $argument in
+    Dir::Cache::archives=*) cp "$DEB" "${argument#*=}/server.deb" ;;
+    esac
+done
+"""
+
+
+@unittest.skipUnless(debian.is_debian(), 'this is not Debian')
+class Unpack(unittest.TestCase):
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory(prefix='rw-backing-')
+        self.addCleanup(holder.cleanup)
+        place = Path(holder.name)
+        package = place / 'package'
+        (package / 'DEBIAN').mkdir(parents=True)
+        (package / 'DEBIAN/control').write_text(
+            'Package: server\nVersion: 1\nArchitecture: all\n'
+            'Maintainer: A. Developer <dev@example.org>\nDescription: none\n')
+        (package / 'DEBIAN/postinst').write_text(
+            f'#!/bin/sh\ntouch {place}/started\n')
+        (package / 'DEBIAN/postinst').chmod(0o755)
+        (package / 'usr/sbin').mkdir(parents=True)
+        (package / 'usr/sbin/serverd').write_text('serve\n')
+        subprocess.run(['dpkg-deb', '--root-owner-group', '-b', package,
+                        place / 'a.deb'], check=True, capture_output=True)
+        (place / 'bin').mkdir()
+        (place / 'bin/apt-get').write_text(FAKE_APT_GET)
+        (place / 'bin/apt-get').chmod(0o755)
+        self.place = place
+        self.directory = place / 'servers'
+        self.directory.mkdir()
+        patch = mock.patch.dict(os.environ, {
+            'DEB': str(place / 'a.deb'),
+            'PATH': f'{place}/bin:{os.environ["PATH"]}'})
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.apt = debian.Apt(place / 'apt')
+
+    def test_files_are_there_and_nothing_has_run(self):
+        self.apt.unpack(['server'], self.directory)
+        self.assertEqual(
+            (self.directory / 'usr/sbin/serverd').read_text(), 'serve\n')
+        self.assertEqual([path.name for path in self.directory.iterdir()],
+                         ['usr'])
+        self.assertFalse((self.place / 'started').exists())
+
+    def test_package_that_cannot_be_had(self):
+        with self.assertRaisesRegex(Unavailable, 'Unable to locate package'):
+            self.apt.unpack(['fails'], self.directory)
+        self.assertEqual(list(self.directory.iterdir()), [])
 
 
 if __name__ == '__main__':
