@@ -1,0 +1,165 @@
+# What all tests of qcow2 images with an RW backing start from
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import tempfile
+from typing import Any, Dict, Optional, Sequence, Union
+
+import iotests
+from iotests import qemu_img, qemu_img_check
+from rw_backing import (BLOCK, DEVICE, MIB, add_bitmap, digest, fill,
+                        make_sparse, read_file, wrap_disk, write_file)
+from rw_backing_daemon import Daemon
+
+Machine = Union[iotests.VM, Daemon]
+
+
+class ShellTestCase(iotests.QMPTestCase):
+    """
+    The image @shell over the raw file @disk in a directory of their own, which
+    is removed in the end; @data is what @disk is to have.  Nothing has them
+    open: the machine @vm is not launched yet.  What a class attribute says can
+    be said by a class; what differs more, in create().
+    """
+    size = 4 * MIB
+    # The disk is full of this; None: qemu-img makes it along with the shell
+    pattern: Optional[bytes] = bytes(1)
+    # Creation options of the shell, each with a comma before it
+    options = ''
+    # Bitmaps that are added to the shell
+    bitmaps: Sequence[str] = ('b',)
+
+    def setUp(self) -> None:
+        # pylint: disable=consider-using-with
+        directory = tempfile.TemporaryDirectory(dir=iotests.test_dir)
+        self.addCleanup(directory.cleanup)
+        self.dir = directory.name
+        self.disk = self.path('disk.raw')
+        self.shell = self.path('shell.qcow2')
+        self.data = bytearray()
+        self.vm = iotests.VM()
+        self.addCleanup(self.shutdown)
+        self.create()
+
+    def create(self) -> None:
+        """Disk, shell and bitmaps."""
+        pattern = self.pattern or bytes(1)
+        self.data[:] = pattern * (self.size // len(pattern))
+        if self.pattern is None:
+            wrap_disk(self.shell, options=self.options, size=self.size)
+        else:
+            if any(self.pattern):
+                write_file(self.disk, self.data)
+            else:
+                make_sparse(self.disk, self.size)
+            wrap_disk(self.shell, options=self.options)
+        for name in self.bitmaps:
+            add_bitmap(self.shell, name)
+
+    def shutdown(self) -> None:
+        """What is done first if something is to be looked at from outside."""
+        self.vm.shutdown()
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.dir, name)
+
+    def wrap(self, disk: str, shell: str = 'shell.qcow2', fmt: str = '',
+             options: str = '') -> str:
+        """Create a shell; both names are in the directory."""
+        wrap_disk(self.path(shell), disk, fmt, options)
+        return self.path(shell)
+
+    # A machine that has the shell
+
+    def node(self, **options: Any) -> Dict[str, Any]:
+        """Arguments of blockdev-add."""
+        return {'driver': 'qcow2', 'node-name': 'shell',
+                'file': {'driver': 'file', 'filename': self.shell},
+                **{key.replace('_', '-'): value
+                   for key, value in options.items()}}
+
+    def blockdev(self, shell: str = '', node: str = 'shell') -> str:
+        """Argument of --blockdev; more options can be appended."""
+        return (f'driver=qcow2,node-name={node},file.driver=file,'
+                f'file.filename={shell or self.shell}')
+
+    def launch(self, options: str = '', *,
+               device: Optional[str] = None) -> None:
+        """
+        A new machine with the shell and, unless it is None, with a guest's
+        device with more options, or none.
+        """
+        self.vm = iotests.VM()
+        self.vm.add_blockdev(self.blockdev() + options)
+        if device is not None:
+            self.vm.add_device('virtio-blk,id=device,drive=shell' + device)
+        self.vm.launch()
+
+    def daemon(self, name: str = 'daemon', options: str = '') -> Daemon:
+        """A storage daemon with the shell."""
+        daemon = Daemon('--blockdev', self.blockdev() + options, name=name)
+        self.addCleanup(daemon.kill)
+        return daemon
+
+    def vm_io(self, *commands: str, node: str = 'shell') -> None:
+        """Commands of qemu-io; whether reads match is in the log."""
+        for command in commands:
+            self.assert_qmp(self.vm.hmp_qemu_io(node, command), 'return', '')
+
+    def guest_io(self, *commands: str) -> None:
+        """The same by the guest, wherever its device has its data now."""
+        for command in commands:
+            self.assert_qmp(self.vm.hmp_qemu_io(DEVICE, command, qdev=True),
+                            'return', '')
+
+    def guest_write(self, pattern: int, *blocks: int) -> None:
+        """Also into @data."""
+        for block in blocks:
+            self.guest_io(f'write -P {pattern} {block * BLOCK} {BLOCK}')
+        self.expect(pattern, *blocks)
+
+    def count(self, bitmap: str = 'b', node: str = 'shell') -> int:
+        """Dirty bytes."""
+        count = self.vm.get_bitmap(node, bitmap)['count']
+        assert isinstance(count, int)
+        return count
+
+    # What has to be
+
+    def expect(self, pattern: int, *blocks: int) -> None:
+        """That the disk has these blocks full of a pattern."""
+        fill(self.data, pattern, *blocks)
+
+    def refuse(self, message: str, command: str,
+               arguments: Optional[Dict[str, Any]] = None, *,
+               machine: Optional[Machine] = None, **options: Any) -> None:
+        """A QMP command fails, and @message is part of what it says."""
+        result = (machine or self.vm).qmp(command, arguments, **options)
+        self.assertIn(message, self.dictpath(result, 'error/desc'))
+
+    def refuse_img(self, message: str, *args: str) -> str:
+        """qemu-img fails; returns all that it says."""
+        result = qemu_img(*args, check=False)
+        self.assertEqual(result.returncode, 1, result.stdout)
+        self.assertIn(message, result.stdout)
+        return result.stdout
+
+    def assert_disk(self, path: str = '', data: Optional[bytes] = None
+                    ) -> None:
+        """The bytes of the disk, or of another file."""
+        self.assertTrue(read_file(path or self.disk) ==
+                        (self.data if data is None else data),
+                        f'wrong data in {path or self.disk}')
+
+    def assert_clean(self, *images: str) -> None:
+        """qemu-img check finds nothing in the shell, or in other images."""
+        for image in images or [self.shell]:
+            check = qemu_img_check('-f', 'qcow2', image)
+            self.assertEqual(check['check-errors'], 0)
+            self.assertNotIn('corruptions', check)
+            self.assertNotIn('leaks', check)
+
+    def digests(self) -> Dict[str, str]:
+        """Of all files in the directory."""
+        return {name: digest(self.path(name)) for name in os.listdir(self.dir)}
