@@ -37,6 +37,13 @@ def make_sparse(path: str, size: int) -> None:
         file.truncate(size)
 
 
+def peek(path: str, offset: int, length: int) -> bytes:
+    """A part of a file."""
+    with open(path, 'rb') as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 def poke(path: str, offset: int, data: bytes) -> None:
     """Overwrite a part of a file."""
     with open(path, 'r+b') as file:

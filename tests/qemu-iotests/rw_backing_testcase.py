@@ -19,8 +19,9 @@ class ShellTestCase(iotests.QMPTestCase):
     """
     The image @shell over the raw file @disk in a directory of their own, which
     is removed in the end; @data is what @disk is to have.  Nothing has them
-    open: the machine @vm is not launched yet.  What a class attribute says can
-    be said by a class; what differs more, in create().
+    open: the machine @vm is not launched yet.  Class
+    attributes say what disk and shell are like; who needs more overrides
+    create_disk() or create().
     """
     size = 4 * MIB
     # The disk is full of this; None: qemu-img makes it along with the shell
@@ -44,25 +45,26 @@ class ShellTestCase(iotests.QMPTestCase):
 
     def create(self) -> None:
         """Disk, shell and bitmaps."""
-        pattern = self.pattern or bytes(1)
-        self.data[:] = pattern * (self.size // len(pattern))
-        if self.pattern is None:
-            wrap_disk(self.shell, options=self.options, size=self.size)
-        else:
-            if any(self.pattern):
-                write_file(self.disk, self.data)
-            else:
-                make_sparse(self.disk, self.size)
-            wrap_disk(self.shell, options=self.options)
+        self.create_disk()
+        wrap_disk(self.shell, options=self.options,
+                  size=0 if os.path.exists(self.disk) else self.size)
         for name in self.bitmaps:
             add_bitmap(self.shell, name)
+
+    def create_disk(self) -> None:
+        pattern = self.pattern or bytes(1)
+        self.data[:] = pattern * (self.size // len(pattern))
+        if any(pattern):
+            write_file(self.disk, self.data)
+        elif self.pattern is not None:
+            make_sparse(self.disk, self.size)
 
     def shutdown(self) -> None:
         """What is done first if something is to be looked at from outside."""
         self.vm.shutdown()
 
-    def path(self, name: str) -> str:
-        return os.path.join(self.dir, name)
+    def path(self, *names: str) -> str:
+        return os.path.join(self.dir, *names)
 
     def wrap(self, disk: str, shell: str = 'shell.qcow2', fmt: str = '',
              options: str = '') -> str:
@@ -84,8 +86,20 @@ class ShellTestCase(iotests.QMPTestCase):
         return (f'driver=qcow2,node-name={node},file.driver=file,'
                 f'file.filename={shell or self.shell}')
 
-    def launch(self, options: str = '', *,
-               device: Optional[str] = None) -> None:
+    def add_node(self, node: str = 'shell', image: str = '',
+                 **options: Any) -> None:
+        """Add the shell, or another qcow2 image, to the machine."""
+        self.vm.cmd('blockdev-add', driver='qcow2', node_name=node,
+                    file={'driver': 'file', 'filename': image or self.shell},
+                    **options)
+
+    def attach(self, node: str = 'shell') -> None:
+        """The guest gets its device while it is running."""
+        self.vm.cmd('device_add', driver='virtio-blk', id='device',
+                    drive=node)
+
+    def boot(self, options: str = '', *,
+             device: Optional[str] = None) -> None:
         """
         A new machine with the shell and, unless it is None, with a guest's
         device with more options, or none.
@@ -95,6 +109,13 @@ class ShellTestCase(iotests.QMPTestCase):
         if device is not None:
             self.vm.add_device('virtio-blk,id=device,drive=shell' + device)
         self.vm.launch()
+
+    def crash(self, shell: str = '') -> None:
+        """A machine has the shell, or another image, and is killed."""
+        with iotests.VM() as vm:
+            vm.add_blockdev(self.blockdev(shell))
+            vm.launch()
+            vm.kill()
 
     def daemon(self, name: str = 'daemon', options: str = '') -> Daemon:
         """A storage daemon with the shell."""
@@ -119,8 +140,7 @@ class ShellTestCase(iotests.QMPTestCase):
             self.guest_io(f'write -P {pattern} {block * BLOCK} {BLOCK}')
         self.expect(pattern, *blocks)
 
-    def count(self, bitmap: str = 'b', node: str = 'shell') -> int:
-        """Dirty bytes."""
+    def dirty_bytes(self, bitmap: str = 'b', node: str = 'shell') -> int:
         count = self.vm.get_bitmap(node, bitmap)['count']
         assert isinstance(count, int)
         return count
@@ -131,14 +151,15 @@ class ShellTestCase(iotests.QMPTestCase):
         """That the disk has these blocks full of a pattern."""
         fill(self.data, pattern, *blocks)
 
-    def refuse(self, message: str, command: str,
-               arguments: Optional[Dict[str, Any]] = None, *,
-               machine: Optional[Machine] = None, **options: Any) -> None:
+    def assert_refused(self, message: str, command: str,
+                       arguments: Any = None, *,
+                       machine: Optional[Machine] = None,
+                       **options: Any) -> None:
         """A QMP command fails, and @message is part of what it says."""
         result = (machine or self.vm).qmp(command, arguments, **options)
         self.assertIn(message, self.dictpath(result, 'error/desc'))
 
-    def refuse_img(self, message: str, *args: str) -> str:
+    def assert_img_fails(self, message: str, *args: str) -> str:
         """qemu-img fails; returns all that it says."""
         result = qemu_img(*args, check=False)
         self.assertEqual(result.returncode, 1, result.stdout)
@@ -151,6 +172,13 @@ class ShellTestCase(iotests.QMPTestCase):
         self.assertTrue(read_file(path or self.disk) ==
                         (self.data if data is None else data),
                         f'wrong data in {path or self.disk}')
+
+    def assert_blocks(self, *blocks: int) -> None:
+        """Zeroes but for these blocks, each of which is full of its number."""
+        data = bytearray(self.size)
+        for block in blocks:
+            fill(data, block, block)
+        self.assert_disk(data=data)
 
     def assert_clean(self, *images: str) -> None:
         """qemu-img check finds nothing in the shell, or in other images."""
