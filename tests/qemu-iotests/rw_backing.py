@@ -15,7 +15,7 @@ from rw_backing_daemon import Daemon, Extents, nbd_extents
 KIB = 1024
 MIB = 1024 * KIB
 
-# Granularity of bitmaps unless it is given, in bytes
+# Granularity of the bitmaps in these tests, in bytes
 BLOCK = 64 * KIB
 
 # Where "virtio-blk,id=device" takes commands of qemu-io, with qdev=True
@@ -60,6 +60,19 @@ def fill(data: bytearray, pattern: int, *blocks: int) -> None:
         data[block * BLOCK:(block + 1) * BLOCK] = bytes([pattern]) * BLOCK
 
 
+def make_patchy(path: str, size: int, *blocks: int) -> bytearray:
+    """
+    A sparse file in which each of these blocks is full of its number; returns
+    what is in it.
+    """
+    make_sparse(path, size)
+    data = bytearray(size)
+    for block in blocks:
+        fill(data, block, block)
+        poke(path, block * BLOCK, bytes([block]) * BLOCK)
+    return data
+
+
 def wrap_disk(shell: str, disk: str = 'disk.raw', fmt: str = '',
               options: str = '', size: int = 0) -> None:
     """
@@ -85,10 +98,10 @@ def bitmap_command(*args: str, check: bool = True) -> str:
     return qemu_img('bitmap', '-f', 'qcow2', *args, check=check).stdout
 
 
-def add_bitmap(image: str, name: str = 'b', granularity: str = '64k',
+def add_bitmap(image: str, name: str = 'b', granularity: str = '',
                disabled: bool = False) -> None:
-    bitmap_command('--add', '-g', granularity,
-                   '--disable' if disabled else '--enable', image, name)
+    bitmap_command('--add', *(['-g', granularity] if granularity else []),
+                   *(['--disable'] if disabled else []), image, name)
 
 
 def assert_intact(test: iotests.QMPTestCase, shell: str, disk: str,

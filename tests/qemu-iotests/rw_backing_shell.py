@@ -9,7 +9,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+from rw_backing import peek, poke
 
 RW_BACKING = 0x5257424b
 GUARD = 0x52574247
@@ -107,6 +109,15 @@ def column_sums(data: bytes) -> bytes:
     return struct.pack('>32Q', *sums)
 
 
+def read_struct(path: str, offset: int, fmt: str) -> Tuple[Any, ...]:
+    """Big-endian numbers in an image, by a format of struct."""
+    return struct.unpack('>' + fmt, peek(path, offset, struct.calcsize(fmt)))
+
+
+def write_struct(path: str, offset: int, fmt: str, *values: Any) -> None:
+    poke(path, offset, struct.pack('>' + fmt, *values))
+
+
 class ShellImage:
     """The image, as it was when the object was made or written back."""
     def __init__(self, path: str) -> None:
@@ -150,6 +161,11 @@ class ShellImage:
     def extension(self, magic: int) -> Optional[Extension]:
         return next((ext for ext in self.extensions() if ext.magic == magic),
                     None)
+
+    def existing_extension(self, magic: int) -> Extension:
+        found = self.extension(magic)
+        assert found, f'no extension {magic:#x}'
+        return found
 
     def get(self, magic: int) -> Optional[bytes]:
         """Data of an extension."""

@@ -168,10 +168,11 @@ class ShellTestCase(iotests.QMPTestCase):
 
     def assert_disk(self, path: str = '', data: Optional[bytes] = None
                     ) -> None:
-        """The bytes of the disk, or of another file."""
-        self.assertTrue(read_file(path or self.disk) ==
+        """The bytes of the disk, or of another file in the directory."""
+        path = self.path(path or self.disk)
+        self.assertTrue(read_file(path) ==
                         (self.data if data is None else data),
-                        f'wrong data in {path or self.disk}')
+                        f'wrong data in {path}')
 
     def assert_blocks(self, *blocks: int) -> None:
         """Zeroes but for these blocks, each of which is full of its number."""
