@@ -146,12 +146,16 @@ def dirty_extents(image: str, bitmap: str = 'b') -> Extents:
         return nbd_extents(sock, f'qemu:dirty-bitmap:{bitmap}')
 
 
+def whole_blocks(extents: Extents) -> List[int]:
+    return [block for offset, length in extents
+            for block in range(offset // BLOCK, (offset + length) // BLOCK)]
+
+
 def dirty_blocks(image: str, bitmap: str = 'b') -> List[int]:
     """Which blocks a bitmap that is stored in an image has."""
     with Daemon('--blockdev', 'qcow2,node-name=shell,file.driver=file,'
                 f'file.filename={image}', name='dirty-blocks') as daemon:
         daemon.export(bitmaps=[bitmap])
-        extents = daemon.dirty(bitmap)
+        result = whole_blocks(daemon.dirty(bitmap))
         daemon.shutdown()
-    return [block for offset, length in extents
-            for block in range(offset // BLOCK, (offset + length) // BLOCK)]
+    return result
