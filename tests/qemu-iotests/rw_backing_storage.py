@@ -8,17 +8,14 @@ import fcntl
 import os
 import struct
 import subprocess
-from typing import Any, List
+from typing import List
 
 import iotests
-from iotests import qemu_img, qemu_img_create, qemu_img_info
-from rw_backing import BLOCK
+from rw_backing import BLOCK, MIB, add_bitmap, stored_flags, wrap_disk
+from rw_backing_testcase import ShellTestCase
 
-MIB = 1024 * 1024
 # Of the disk
 SIZE = 16 * BLOCK
-
-disk = os.path.join(iotests.test_dir, 'disk.raw')
 
 # FS_IOC_SHUTDOWN of Linux, and EXT4_GOING_FLAGS_NOLOGFLUSH
 SHUTDOWN = 0x8004587d
@@ -39,6 +36,12 @@ def _run(*words: str) -> str:
         return f'{words[0]} is missing'
     return (result.stdout.strip() or f'{words[0]} failed') \
         if result.returncode else ''
+
+
+def losetup(*args: str) -> str:
+    return subprocess.run(['losetup', *args], check=True, text=True,
+                          stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE).stdout.strip()
 
 
 class FileSystem:
@@ -118,42 +121,18 @@ def lost(log: str) -> List[str]:
     return [line for line in log.splitlines() if 'Lost persistent' in line]
 
 
-class StorageTestCase(iotests.QMPTestCase):
+class StorageTestCase(ShellTestCase):
     """A guest with a shell whose file is about to come to harm."""
-    shell = ''
+    size = SIZE
 
-    def create(self, shell: str) -> None:
-        self.shell = shell
-        with open(disk, 'wb') as file:
-            file.truncate(SIZE)
-        self.addCleanup(iotests.try_remove, disk)
-        qemu_img_create('-f', 'qcow2', '-o', f'rw-backing={disk}', shell)
-        qemu_img('bitmap', '--add', '-f', 'qcow2', shell, 'b')
-        self.vm = iotests.VM()
-        self.addCleanup(self.stop)
-
-    def stop(self) -> None:
-        self.vm.shutdown()
-
-    def launch(self, options: str = '') -> None:
-        self.vm = iotests.VM()
-        self.vm.add_blockdev('driver=qcow2,node-name=shell,file.driver=file,'
-                             f'file.filename={self.shell}{options}')
-        self.vm.launch()
+    def create(self) -> None:
+        self.create_disk()
+        wrap_disk(self.shell, self.disk)
+        add_bitmap(self.shell)
 
     def write(self, block: int) -> None:
-        self.assert_qmp(self.vm.hmp_qemu_io(
-            'shell', f'write -P {block} {block * BLOCK} {BLOCK}'),
-            'return', '')
+        self.vm_io(f'write -P {block} {block * BLOCK} {BLOCK}')
 
-    def assert_disk(self, *blocks: int) -> None:
-        data = bytearray(SIZE)
-        for block in blocks:
-            data[block * BLOCK:(block + 1) * BLOCK] = bytes([block]) * BLOCK
-        with open(disk, 'rb') as file:
-            self.assertTrue(file.read() == data, 'wrong data')
-
-    def flags(self, shell: str) -> Any:
-        info = qemu_img_info('-f', 'qcow2', shell)
-        return [sorted(b['flags']) for b in
-                info['format-specific']['data'].get('bitmaps', [])]
+    @staticmethod
+    def flags(shell: str) -> List[List[str]]:
+        return list(stored_flags(shell).values())

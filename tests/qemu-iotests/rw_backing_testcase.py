@@ -40,7 +40,7 @@ class ShellTestCase(iotests.QMPTestCase):
         self.shell = self.path('shell.qcow2')
         self.data = bytearray()
         self.vm = iotests.VM()
-        self.addCleanup(self.shutdown)
+        self.addCleanup(self._stop_vm)
         self.create()
 
     def create(self) -> None:
@@ -59,8 +59,8 @@ class ShellTestCase(iotests.QMPTestCase):
         elif self.pattern is not None:
             make_sparse(self.disk, self.size)
 
-    def shutdown(self) -> None:
-        """What is done first if something is to be looked at from outside."""
+    def _stop_vm(self) -> None:
+        """Whichever it is in the end."""
         self.vm.shutdown()
 
     def path(self, *names: str) -> str:
