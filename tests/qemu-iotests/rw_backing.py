@@ -8,8 +8,7 @@ import os
 from typing import Any, Dict, List
 
 import iotests
-from iotests import (qemu_img, qemu_img_check, qemu_img_create, qemu_img_info,
-                     qemu_io)
+from iotests import qemu_img, qemu_img_create, qemu_img_info, qemu_io
 from rw_backing_daemon import Daemon, Extents, nbd_extents
 
 KIB = 1024
@@ -102,22 +101,6 @@ def add_bitmap(image: str, name: str = 'b', granularity: str = '',
                disabled: bool = False) -> None:
     bitmap_command('--add', *(['-g', granularity] if granularity else []),
                    *(['--disable'] if disabled else []), image, name)
-
-
-def assert_intact(test: iotests.QMPTestCase, shell: str, disk: str,
-                  size: int, blocks: List[int]) -> None:
-    """
-    The image @shell has no errors, and @disk, of @size bytes, has zeroes but
-    for @blocks, each of which is filled with its number.
-    """
-    check = qemu_img_check('-f', 'qcow2', shell)
-    test.assertEqual(check['check-errors'], 0)
-    test.assertNotIn('corruptions', check)
-    test.assertNotIn('leaks', check)
-    data = bytearray(size)
-    for block in blocks:
-        fill(data, block, block)
-    test.assertTrue(read_file(disk) == data, 'wrong data')
 
 
 def start_bitmap_over(image: str, name: str = 'b') -> None:

@@ -6,13 +6,15 @@
 
 import os
 import random
-import tempfile
-from typing import Callable, Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import (Callable, Dict, Iterator, List, NamedTuple, Sequence, Set,
+                    Tuple)
 
 import iotests
-from iotests import qemu_img, qemu_img_create, qemu_io
-from rw_backing import BLOCK
+from iotests import qemu_img, qemu_io
+from rw_backing import (BLOCK, add_bitmap, bitmap_command, read_file,
+                        write_file)
 from rw_backing_shell import ShellImage
+from rw_backing_testcase import ShellTestCase
 
 BLOCKS = 32
 COMPLAINT = r'(?i)damaged|inconsistent|lost|out of date|corrupt'
@@ -76,52 +78,34 @@ KINDS: List[Tuple[str, Damage]] = [
     ('zeroes', fill(0)), ('ones', fill(0xff)), ('random', randomise(1))]
 
 
-class DamageTestCase(iotests.QMPTestCase):
+class DamageTestCase(ShellTestCase):
     """An image with the bitmaps "b" and "c" of a disk; both are closed."""
-    options = ''
+    size = BLOCK * BLOCKS
+    pattern = b'\xaa'
+    bitmaps: Sequence[str] = ()
 
     def setUp(self) -> None:
-        # pylint: disable=consider-using-with
-        directory = tempfile.TemporaryDirectory(dir=iotests.test_dir)
-        self.addCleanup(directory.cleanup)
-        self.disk = os.path.join(directory.name, 'disk')
-        self.shell = os.path.join(directory.name, 'shell.qcow2')
-        self.data = bytearray(b'\xaa' * BLOCK * BLOCKS)
-        with open(self.disk, 'wb') as file:
-            file.write(self.data)
-        self.create()
+        super().setUp()
         self.dirty: Dict[str, Set[int]] = {}
         for name, block in (('b', 3), ('c', 20)):
-            qemu_img('bitmap', '--add', '-f', 'qcow2', self.shell, name)
+            add_bitmap(self.shell, name)
             self.dirty[name] = set()
             self.write_block(block)
-        with open(self.shell, 'rb') as file:
-            self.original = Original(file.read(), bytes(self.data),
-                                     os.stat(self.disk).st_mtime_ns)
-        self.vm = iotests.VM()
+        self.original = Original(read_file(self.shell), bytes(self.data),
+                                 os.stat(self.disk).st_mtime_ns)
         self.vm.launch()
-
-    def tearDown(self) -> None:
-        self.vm.shutdown()
-
-    def create(self) -> None:
-        qemu_img_create('-f', 'qcow2', '-o',
-                        f'rw-backing=disk{self.options}', self.shell)
 
     def restore(self) -> None:
         """As if nothing had happened; nor has the disk been modified."""
-        with open(self.shell, 'wb') as file:
-            file.write(self.original.image)
+        write_file(self.shell, self.original.image)
         self.data[:] = self.original.data
-        with open(self.disk, 'wb') as file:
-            file.write(self.data)
+        write_file(self.disk, self.data)
         os.utime(self.disk, ns=(0, self.original.mtime_ns))
         self.dirty = {'b': {3, 20}, 'c': {20}}
 
     def io_commands(self, block: int) -> List[str]:
         """Write a block; then the whole disk has to be right."""
-        self.data[block * BLOCK:(block + 1) * BLOCK] = \
-            bytes([block]) * BLOCK
+        self.expect(block, block)
         for blocks in self.dirty.values():
             blocks.add(block)
         return ['-c', f'write -P {block} {block * BLOCK} {BLOCK}']
@@ -140,36 +124,30 @@ class DamageTestCase(iotests.QMPTestCase):
         self.assert_disk()
         return output
 
-    def assert_disk(self) -> None:
-        with open(self.disk, 'rb') as file:
-            self.assertTrue(file.read() == self.data, 'wrong data')
-
     def inspect(self) -> None:
         """Without the disk, which is not there at all: no crash."""
         os.rename(self.disk, self.disk + '.away')
-        with open(self.shell, 'rb') as file:
-            before = file.read()
+        before = read_file(self.shell)
         for command in ('info', 'check'):
             result = qemu_img(command, '-f', 'qcow2', self.shell, check=False)
             self.assertIn(result.returncode, (0, 1, 2, 3), result.stdout)
             self.assertNotIn('No such file', result.stdout)
             if command == 'info':
                 self.assertEqual(result.returncode, 0, result.stdout)
-                self.assertIn('filename: disk', result.stdout)
-        with open(self.shell, 'rb') as file:
-            self.assertTrue(file.read() == before, 'the image has changed')
+                self.assertIn('filename: disk.raw', result.stdout)
+        self.assertTrue(read_file(self.shell) == before,
+                        'the image has changed')
         self.assertFalse(os.path.exists(self.disk))
         os.rename(self.disk + '.away', self.disk)
 
     def read(self) -> None:
-        with open(self.shell, 'rb') as file:
-            before = file.read()
+        before = read_file(self.shell)
         output = qemu_io('-r', '-f', 'qcow2', *self.read_commands(),
                          self.shell).stdout
         self.assertEqual(output.count('read 65536/65536'), BLOCKS, output)
         self.assertNotIn('verification failed', output)
-        with open(self.shell, 'rb') as file:
-            self.assertTrue(file.read() == before, 'the image has changed')
+        self.assertTrue(read_file(self.shell) == before,
+                        'the image has changed')
 
     def stored_bitmaps(self) -> Dict[str, str]:
         """
@@ -177,8 +155,7 @@ class DamageTestCase(iotests.QMPTestCase):
         again: "right", "inconsistent", or what is missing.
         """
         result: Dict[str, str] = {}
-        self.vm.cmd('blockdev-add', driver='qcow2', node_name='shell',
-                    file={'driver': 'file', 'filename': self.shell})
+        self.add_node()
         for bitmap in self.vm.query_bitmaps().get('shell', []):
             if bitmap.get('inconsistent'):
                 result[bitmap['name']] = 'inconsistent'
@@ -215,8 +192,7 @@ class DamageTestCase(iotests.QMPTestCase):
         return 'check twice'
 
     def extension(self, magic: int) -> Place:
-        found = ShellImage(self.shell).extension(magic)
-        assert found
+        found = ShellImage(self.shell).existing_extension(magic)
         return Place(found.offset, found.length)
 
     def extension_head(self, magic: int) -> Place:
@@ -241,7 +217,7 @@ class DamageTestCase(iotests.QMPTestCase):
         state = self.stored_bitmaps()
         self.assertEqual(state.pop('new'), 'right')
         for name in state:
-            qemu_img('bitmap', '--remove', '-f', 'qcow2', self.shell, name)
+            bitmap_command('--remove', self.shell, name)
             self.dirty.pop(name, None)
         self.write_block(10)
         self.assertEqual(self.stored_bitmaps(), {'new': 'right'})
