@@ -181,6 +181,11 @@ class ShellTestCase(iotests.QMPTestCase):
             fill(data, block, block)
         self.assert_disk(data=data)
 
+    def assert_patterns_matched(self) -> None:
+        """Of all reads that the machine did before it was shut down."""
+        self.assertNotIn('Pattern verification failed',
+                         self.vm.get_log() or '')
+
     def assert_clean(self, *images: str, leaks: bool = False) -> None:
         """
         qemu-img check finds nothing in the shell, or in other images; @leaks
@@ -196,3 +201,9 @@ class ShellTestCase(iotests.QMPTestCase):
     def digests(self) -> Dict[str, str]:
         """Of all files in the directory."""
         return {name: digest(self.path(name)) for name in os.listdir(self.dir)}
+
+
+def main(**options: Any) -> None:
+    """As iotests.main(), for tests that make all images themselves."""
+    iotests.main(supported_fmts=['qcow2'], supported_protocols=['file'],
+                 unsupported_imgopts=['='], **options)
