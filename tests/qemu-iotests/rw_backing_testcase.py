@@ -19,9 +19,8 @@ class ShellTestCase(iotests.QMPTestCase):
     """
     The image @shell over the raw file @disk in a directory of their own, which
     is removed in the end; @data is what @disk is to have.  Nothing has them
-    open: the machine @vm is not launched yet.  Class
-    attributes say what disk and shell are like; who needs more overrides
-    create_disk() or create().
+    open: the machine @vm is not launched yet.  Class attributes say what disk
+    and shell are like; who needs more overrides create_disk() or create().
     """
     size = 4 * MIB
     # The disk is full of this; None: qemu-img makes it along with the shell
@@ -101,8 +100,8 @@ class ShellTestCase(iotests.QMPTestCase):
     def boot(self, options: str = '', *,
              device: Optional[str] = None) -> None:
         """
-        A new machine with the shell and, unless it is None, with a guest's
-        device with more options, or none.
+        Let a new machine have the shell, with these options appended, and a
+        guest's device for it if there are options for that, be they empty.
         """
         self.vm = iotests.VM()
         self.vm.add_blockdev(self.blockdev() + options)
