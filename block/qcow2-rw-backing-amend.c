@@ -11,6 +11,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/lockable.h"
+#include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "block/block-io.h"
@@ -18,7 +19,10 @@
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing.h"
+#include "qcow2-rw-backing-bitmaps.h"
+#include "qcow2-rw-backing-inspect.h"
+
+#define BLOCK_OPT_RW_BACKING_CHANGED    "rw-backing-changed"
 
 int qcow2_rw_backing_amend_flags(const char *options)
 {
@@ -41,22 +45,68 @@ int qcow2_rw_backing_amend_flags(const char *options)
 }
 
 /*
+ * Says what is known of the disk at the new place.  A copy may have another
+ * modification time, or be on another kind of storage, but what is known to
+ * have another content cannot be the disk that the bitmaps are about.
+ *
+ * Returns false with @errp set in that case.
+ */
+static bool GRAPH_RDLOCK
+judge_new_place(BlockDriverState *bs, BdrvChild *child,
+                const char *rw_filename, Qcow2RwBackingFile *file, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQcow2State *s = bs->opaque;
+    const Qcow2RwBackingGuard *guard = &s->rw_backing->guard;
+    Qcow2RwBackingGuardState state;
+    Error *why = NULL;
+    bool grown;
+
+    state = guard->kind == QCOW2_RW_BACKING_GUARD_FILE
+        ? qcow2_rw_backing_guard_compare(guard, file, child, &grown, &why)
+        : qcow2_rw_backing_guard_compare_samples(guard, child, &why);
+    if (state == QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED ||
+        state == QCOW2_RW_BACKING_GUARD_STATE_SAMPLED) {
+        error_free(why);
+        return true;
+    }
+    if (state != QCOW2_RW_BACKING_GUARD_STATE_MODIFIED ||
+        guard->kind == QCOW2_RW_BACKING_GUARD_FILE) {
+        warn_reportf_err(why, "Bitmaps are kept although '%s' does not look "
+                         "as the RW backing did when they were stored, and "
+                         "its content could not be compared: ", rw_filename);
+        return true;
+    }
+    if (!s->nb_bitmaps) {
+        warn_reportf_err(why, "'%s' does not look as the RW backing did: ",
+                         rw_filename);
+        return true;
+    }
+    error_propagate_prepend(errp, why, "'%s' is not the RW backing of '%s', "
+                            "whose bitmaps would be wrong for it: ",
+                            rw_filename, bs->filename);
+    error_append_hint(errp, "'qemu-img create -o rw-backing=FILE' makes a new "
+                      "image for it.\n");
+    return false;
+}
+
+/*
  * The user vouches for the disk at the new place, so what it looks like there
  * is what it has to look like when the image is opened again.
  */
 static bool GRAPH_RDLOCK
-renew_guard(BlockDriverState *rw_bs, const char *rw_filename,
-            Qcow2RwBackingGuard *guard, Error **errp)
+renew_guard(BlockDriverState *bs, BlockDriverState *rw_bs,
+            const char *rw_filename, Qcow2RwBackingGuard *guard, Error **errp)
 {
     ERRP_GUARD();
-    Qcow2RwBackingGuard old = *guard;
+    uint32_t bitmaps_checksum = guard->bitmaps_checksum;
+    bool shrunk = guard->shrunk;
     Qcow2RwBackingFile file;
-    Error *local_err = NULL;
     BlockBackend *blk;
     BdrvChild *child;
     bool ok;
 
-    if (old.kind == QCOW2_RW_BACKING_GUARD_NONE) {
+    if (guard->kind == QCOW2_RW_BACKING_GUARD_NONE) {
         /* Bitmaps that are not trusted are not to be trusted now */
         return true;
     }
@@ -67,22 +117,19 @@ renew_guard(BlockDriverState *rw_bs, const char *rw_filename,
     child = QLIST_FIRST(&rw_bs->parents);
     qcow2_rw_backing_file_init(&file);
 
-    qcow2_rw_backing_guard_compare(&old, &file, child, &local_err);
-    if (local_err) {
-        warn_reportf_err(local_err, "Bitmaps are kept although '%s' does not "
-                         "look as the RW backing did when they were stored: ",
-                         rw_filename);
+    ok = judge_new_place(bs, child, rw_filename, &file, errp);
+    if (ok) {
+        ok = qcow2_rw_backing_guard_take(guard, &file, child, errp);
+        guard->bitmaps_checksum = bitmaps_checksum;
+        guard->shrunk = shrunk;
+        if (!ok) {
+            error_prepend(errp, "Could not record the state of '%s': ",
+                          rw_filename);
+        }
     }
-    ok = qcow2_rw_backing_guard_take(guard, &file, child, errp);
-    guard->bitmaps_checksum = old.bitmaps_checksum;
 
     qcow2_rw_backing_file_close(&file);
     blk_unref(blk);
-
-    if (!ok) {
-        error_prepend(errp, "Could not record the state of '%s': ",
-                      rw_filename);
-    }
     return ok;
 }
 
@@ -106,11 +153,10 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
     if (!rw_filename) {
         return false;
     }
-    options = qcow2_rw_backing_inspect_options(ptr->format, &flags);
-    if (guard) {
-        /* It may have to look at the content */
-        flags &= ~BDRV_O_NO_IO;
+    if (!qcow2_rw_backing_check_file(bs->filename, rw_filename, errp)) {
+        return false;
     }
+    options = qcow2_rw_backing_inspect_options(ptr->format, &flags);
     rw_bs = bdrv_open(rw_filename, NULL, options, flags, errp);
     if (!rw_bs) {
         return false;
@@ -128,8 +174,20 @@ check_new_place(BlockDriverState *bs, const Qcow2RwBackingPointer *ptr,
                    "backing of '%s' has %" PRIu64, name, size, bs->filename,
                    s->rw_backing->stored_size);
     } else {
-        ok = !guard || renew_guard(rw_bs, rw_filename, guard, errp);
+        ok = true;
     }
+    bdrv_unref(rw_bs);
+    if (!ok || !guard) {
+        return ok;
+    }
+
+    /* Now that it is known not to be the image itself: look at the content */
+    options = qcow2_rw_backing_inspect_options(ptr->format, &flags);
+    rw_bs = bdrv_open(rw_filename, NULL, options, flags & ~BDRV_O_NO_IO, errp);
+    if (!rw_bs) {
+        return false;
+    }
+    ok = renew_guard(bs, rw_bs, rw_filename, guard, errp);
     bdrv_unref(rw_bs);
     return ok;
 }
@@ -209,6 +267,28 @@ check_new_size(BlockDriverState *bs, QemuOpts *opts, Error **errp)
     return true;
 }
 
+/*
+ * Where the disk is can be told at any time.  Everything else relies on
+ * metadata that must not be damaged.
+ */
+static bool check_not_damaged(BlockDriverState *bs, QemuOpts *opts,
+                              Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    const QemuOptDesc *desc;
+
+    for (desc = bdrv_qcow2.amend_opts->desc; desc->name; desc++) {
+        if (s->rw_backing->state.needs_repair &&
+            qemu_opt_find(opts, desc->name)) {
+            error_setg(errp, "Metadata of '%s' is damaged, option '%s' cannot "
+                       "be amended", bs->filename, desc->name);
+            error_append_hint(errp, "'qemu-img check -r all' repairs it.\n");
+            return false;
+        }
+    }
+    return true;
+}
+
 static int GRAPH_RDLOCK
 qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
                                BlockDriverAmendStatusCB *status_cb,
@@ -217,6 +297,8 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
     BDRVQcow2State *s = bs->opaque;
     g_autofree char *name = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING);
     g_autofree char *format = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING_FMT);
+    bool changed = qemu_opt_get_bool_del(opts, BLOCK_OPT_RW_BACKING_CHANGED,
+                                         false);
     Qcow2RwBackingPointer ptr = { };
     Qcow2RwBackingGuard old_guard = s->rw_backing->guard, guard;
     int ret = -EINVAL;
@@ -226,7 +308,13 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
                    "time");
         return -EINVAL;
     }
-    if (!check_new_size(bs, opts, errp)) {
+    if ((name || format) && changed) {
+        error_setg(errp, "Place and content of the RW backing cannot be "
+                   "amended at the same time");
+        return -EINVAL;
+    }
+    if (!check_not_damaged(bs, opts, errp) ||
+        !check_new_size(bs, opts, errp)) {
         return -EINVAL;
     }
 
@@ -243,6 +331,10 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
         if (ret < 0) {
             s->rw_backing->guard = old_guard;
         }
+    }
+    if (ret == 0 && changed) {
+        /* Perhaps unnoticed: the next backup gets everything */
+        qcow2_shell_fill_bitmaps(bs, true);
     }
 out:
     qcow2_rw_backing_pointer_destroy(&ptr);
@@ -329,6 +421,11 @@ static QemuOptsList qcow2_rw_backing_amend_opts = {
     .desc = {
         QCOW2_RW_BACKING_OPT,
         QCOW2_RW_BACKING_FMT_OPT,
+        {
+            .name = BLOCK_OPT_RW_BACKING_CHANGED,
+            .type = QEMU_OPT_BOOL,
+            .help = "That disk was changed: all bitmaps are to be dirty"
+        },
         { /* end of list */ }
     }
 };
@@ -336,13 +433,15 @@ static QemuOptsList qcow2_rw_backing_amend_opts = {
 /* A shell knows the options of qcow2, if only to refuse them, and its own */
 static void qcow2_rw_backing_amend_init(void)
 {
-    BlockDriver *drv = &bdrv_qcow2_rw_backing;
+    QemuOptsList *opts = qemu_opts_append(NULL, bdrv_qcow2.amend_opts);
 
-    drv->bdrv_amend_options = qcow2_rw_backing_amend_options;
-    drv->bdrv_co_amend = qcow2_rw_backing_co_amend;
-    drv->amend_opts = qemu_opts_append(NULL, bdrv_qcow2.amend_opts);
-    drv->amend_opts = qemu_opts_append(drv->amend_opts,
-                                       &qcow2_rw_backing_amend_opts);
+    opts = qemu_opts_append(opts, &qcow2_rw_backing_amend_opts);
+    bdrv_qcow2_rw_backing.bdrv_co_amend = qcow2_rw_backing_co_amend;
+    bdrv_qcow2_rw_backing.bdrv_amend_options = qcow2_rw_backing_amend_options;
+    bdrv_qcow2_rw_backing.amend_opts = opts;
+    bdrv_qcow2_rw_backing_inspected.bdrv_amend_options =
+        qcow2_rw_backing_amend_options;
+    bdrv_qcow2_rw_backing_inspected.amend_opts = opts;
 }
 
 block_init(qcow2_rw_backing_amend_init);

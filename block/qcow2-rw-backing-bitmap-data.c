@@ -20,14 +20,11 @@
 #include "block/block_int.h"
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing.h"
+#include "qcow2-rw-backing-bitmap-data.h"
+#include "qcow2-rw-backing-directory.h"
 
 /* Enough for requests to cost little, and small enough for a CPU's cache */
 #define RUN_MAX                     (512 * KiB)
-
-/* See "Bitmap table" in the specification of qcow2 */
-#define TABLE_ENTRY_OFFSET_MASK     0x00fffffffffffe00ULL
-#define TABLE_ENTRY_ALL_ONES        1
 
 /* See "Checksum of bitmaps" in the specification of the RW backing */
 #define CHECKSUM_COLUMNS            16
@@ -51,10 +48,8 @@ static bool run_init(BlockDriverState *bs, Run *run)
 
 /* Checksum: the sum does not depend on the order of its parts */
 
-static uint32_t bitmap_name_crc(BdrvDirtyBitmap *bitmap)
+static uint32_t crc_name(const char *name)
 {
-    const char *name = bdrv_dirty_bitmap_name(bitmap);
-
     return crc32(0, (const Bytef *)name, strlen(name));
 }
 
@@ -66,17 +61,10 @@ static uint32_t crc_be64(uint32_t crc, uint64_t value)
     return crc32(crc, buf, sizeof(buf));
 }
 
-void qcow2_rw_backing_sum_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
+uint32_t qcow2_shell_sum_bitmap(const char *name, uint32_t granularity,
+                                bool autoload)
 {
-    BDRVQcow2State *s = bs->opaque;
-    uint32_t crc;
-
-    if (s->rw_backing && !bdrv_dirty_bitmap_inconsistent(bitmap)) {
-        crc = bitmap_name_crc(bitmap);
-        crc = crc_be64(crc, bdrv_dirty_bitmap_granularity(bitmap));
-        crc = crc_be64(crc, bdrv_dirty_bitmap_enabled(bitmap));
-        s->rw_backing->bitmaps_checksum += crc;
-    }
+    return crc_be64(crc_be64(crc_name(name), granularity), autoload);
 }
 
 /*
@@ -103,11 +91,11 @@ static void sum_columns(const uint8_t *data, size_t len,
 }
 
 /* @data is NULL if the entry @index of the bitmap table says "all ones" */
-static void sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-                        uint64_t index, const uint8_t *data)
+static uint32_t sum_cluster(BlockDriverState *bs, const char *name,
+                            uint64_t index, const uint8_t *data)
 {
     BDRVQcow2State *s = bs->opaque;
-    uint32_t crc = crc_be64(bitmap_name_crc(bitmap), index);
+    uint32_t crc = crc_be64(crc_name(name), index);
     uint64_t sums[2 * CHECKSUM_COLUMNS];
     size_t i;
 
@@ -117,47 +105,22 @@ static void sum_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
             crc = crc_be64(crc, sums[i]);
         }
     }
-    s->rw_backing->bitmaps_checksum += crc;
+    return crc;
 }
 
-void qcow2_rw_backing_load_begin(BlockDriverState *bs)
+uint64_t qcow2_shell_table_size(BlockDriverState *bs, uint64_t size,
+                                uint64_t granularity)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    if (s->rw_backing) {
-        s->rw_backing->bitmaps_checksum = 0;
-    }
-}
-
-void qcow2_rw_backing_load_end(BlockDriverState *bs, GSList *loaded)
-{
-    BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBacking *rwb = s->rw_backing;
-
-    if (qcow2_rw_backing_must_mark_bitmaps(bs)) {
-        qcow2_rw_backing_report_stale_bitmaps(bs);
-    }
-    if (!rwb || !rwb->checksum_known || rwb->bitmaps_stale ||
-        rwb->bitmaps_checksum == rwb->stored_checksum) {
-        return;
-    }
-
-    for (; loaded; loaded = loaded->next) {
-        BdrvDirtyBitmap *bitmap = loaded->data;
-
-        if (!bdrv_dirty_bitmap_inconsistent(bitmap)) {
-            warn_report("Bitmap '%s' in '%s' is inconsistent: stored bitmaps "
-                        "do not match their checksum",
-                        bdrv_dirty_bitmap_name(bitmap), bs->filename);
-            bdrv_dirty_bitmap_set_inconsistent(bitmap);
-        }
-    }
-    rwb->bitmaps_stale = true;
+    return size_to_clusters(s, DIV_ROUND_UP(DIV_ROUND_UP(size, granularity),
+                                            8));
 }
 
 /* Storing */
 
-static int GRAPH_RDLOCK write_run(BlockDriverState *bs, Run *run)
+static int coroutine_mixed_fn GRAPH_RDLOCK
+write_run(BlockDriverState *bs, Run *run)
 {
     int ret;
 
@@ -173,8 +136,8 @@ static int GRAPH_RDLOCK write_run(BlockDriverState *bs, Run *run)
 }
 
 /* Adds a new cluster to @run, writing what it has before if need be */
-static int GRAPH_RDLOCK extend_run(BlockDriverState *bs, Run *run,
-                                   uint64_t *table_entry)
+static int coroutine_mixed_fn GRAPH_RDLOCK
+extend_run(BlockDriverState *bs, Run *run, uint64_t *table_entry)
 {
     BDRVQcow2State *s = bs->opaque;
     int64_t offset = qcow2_alloc_clusters(bs, s->cluster_size);
@@ -206,8 +169,10 @@ static void serialize_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
     memset(data + size, 0, s->cluster_size - size);
 }
 
-int qcow2_rw_backing_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-                                uint64_t *table)
+int coroutine_mixed_fn
+qcow2_shell_store_data(BlockDriverState *bs, const char *name,
+                       BdrvDirtyBitmap *bitmap, uint64_t *table,
+                       uint32_t *checksum)
 {
     BDRVQcow2State *s = bs->opaque;
     int64_t size = bdrv_dirty_bitmap_size(bitmap);
@@ -231,7 +196,7 @@ int qcow2_rw_backing_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
         /* A last cluster would have ones behind the end of the bitmap */
         if (bytes == coverage &&
             bdrv_dirty_bitmap_next_zero(bitmap, start, bytes) < 0) {
-            table[index] = TABLE_ENTRY_ALL_ONES;
+            table[index] = QCOW2_SHELL_TABLE_ALL_ONES;
         } else {
             ret = extend_run(bs, &run, &table[index]);
             if (ret < 0) {
@@ -240,7 +205,7 @@ int qcow2_rw_backing_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
             data = run.data + run.length - s->cluster_size;
             serialize_cluster(bs, bitmap, start, bytes, data);
         }
-        sum_cluster(bs, bitmap, index, data);
+        *checksum += sum_cluster(bs, name, index, data);
         offset = start + bytes;
     }
     if (ret == 0) {
@@ -260,10 +225,10 @@ read_run(BlockDriverState *bs, const uint64_t *table, uint32_t table_size,
 {
     BDRVQcow2State *s = bs->opaque;
 
-    run->offset = table[index] & TABLE_ENTRY_OFFSET_MASK;
+    run->offset = table[index] & QCOW2_SHELL_TABLE_OFFSET_MASK;
     run->length = 0;
     for (; index < table_size && run->length < run->capacity; index++) {
-        uint64_t offset = table[index] & TABLE_ENTRY_OFFSET_MASK;
+        uint64_t offset = table[index] & QCOW2_SHELL_TABLE_OFFSET_MASK;
 
         if (offset == run->offset + run->length) {
             run->length += s->cluster_size;
@@ -274,14 +239,29 @@ read_run(BlockDriverState *bs, const uint64_t *table, uint32_t table_size,
     return bdrv_co_pread(bs->file, run->offset, run->length, run->data, 0);
 }
 
-int coroutine_fn
-qcow2_rw_backing_co_load_data(BlockDriverState *bs, const uint64_t *table,
-                              uint32_t table_size, BdrvDirtyBitmap *bitmap)
+/* Takes what an entry of the table refers to over into @bitmap */
+static void deserialize_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                                uint64_t index, const uint8_t *data)
 {
     BDRVQcow2State *s = bs->opaque;
-    int64_t size = bdrv_dirty_bitmap_size(bitmap);
     int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
                                                                 bitmap);
+    int64_t start = index * coverage;
+    int64_t bytes = MIN(coverage, bdrv_dirty_bitmap_size(bitmap) - start);
+
+    if (data) {
+        bdrv_dirty_bitmap_deserialize_part(bitmap, (uint8_t *)data, start,
+                                           bytes, false);
+    } else {
+        bdrv_dirty_bitmap_deserialize_ones(bitmap, start, bytes, false);
+    }
+}
+
+int coroutine_fn
+qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
+                         const uint64_t *table, uint32_t table_size,
+                         BdrvDirtyBitmap *bitmap, uint32_t *checksum)
+{
     Run run;
     uint32_t i;
     int ret = 0;
@@ -291,11 +271,12 @@ qcow2_rw_backing_co_load_data(BlockDriverState *bs, const uint64_t *table,
     }
 
     for (i = 0; i < table_size; i++) {
-        uint64_t cluster = table[i] & TABLE_ENTRY_OFFSET_MASK;
-        int64_t start = i * coverage;
-        int64_t bytes = MIN(coverage, size - start);
+        uint64_t cluster = table[i] & QCOW2_SHELL_TABLE_OFFSET_MASK;
         const uint8_t *data = NULL;
 
+        if (!table[i]) {
+            continue;
+        }
         if (cluster) {
             if (cluster < run.offset || cluster >= run.offset + run.length) {
                 ret = read_run(bs, table, table_size, i, &run);
@@ -304,16 +285,13 @@ qcow2_rw_backing_co_load_data(BlockDriverState *bs, const uint64_t *table,
                 }
             }
             data = run.data + (cluster - run.offset);
-            bdrv_dirty_bitmap_deserialize_part(bitmap, (uint8_t *)data, start,
-                                               bytes, false);
-        } else if (table[i] & TABLE_ENTRY_ALL_ONES) {
-            bdrv_dirty_bitmap_deserialize_ones(bitmap, start, bytes, false);
-        } else {
-            continue;
         }
-        sum_cluster(bs, bitmap, i, data);
+        if (bitmap) {
+            deserialize_cluster(bs, bitmap, i, data);
+        }
+        *checksum += sum_cluster(bs, name, i, data);
     }
-    if (ret == 0) {
+    if (ret == 0 && bitmap) {
         bdrv_dirty_bitmap_deserialize_finish(bitmap);
     }
 

@@ -20,7 +20,8 @@
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing.h"
+#include "qcow2-rw-backing-header.h"
+#include "qcow2-rw-backing-inspect.h"
 
 /* Options */
 
@@ -146,7 +147,7 @@ static char *build_shell(BlockdevCreateOptionsQcow2 *opts,
     if (opts->has_lazy_refcounts && opts->lazy_refcounts) {
         header->compatible_features = cpu_to_be64(QCOW2_COMPAT_LAZY_REFCOUNTS);
     }
-    if (qcow2_rw_backing_put_extensions(ptr, buf + sizeof(*header),
+    if (qcow2_shell_put_extensions(ptr, buf + sizeof(*header),
                                         cluster_size - sizeof(*header)) < 0) {
         error_setg(errp, "RW backing file name '%s' does not fit into the "
                    "header cluster of %zu bytes", ptr->filename ?: "",
@@ -195,6 +196,33 @@ finish_shell(BlockDriverState *file_bs, size_t cluster_size, Error **errp)
     }
     bdrv_co_unref(bs);
     return ret;
+}
+
+/*
+ * Returns false with @errp set if no shell fits in a file that cannot grow.
+ * Drivers that create images by writing over what is there are those of
+ * devices and servers; some have bdrv_co_truncate(), but only for less.
+ */
+static bool coroutine_fn GRAPH_UNLOCKED
+check_room(BlockDriverState *file_bs, const char *filename,
+           size_t cluster_size, Error **errp)
+{
+    int64_t size;
+
+    GRAPH_RDLOCK_GUARD();
+
+    file_bs = qcow2_shell_protocol_node(file_bs);
+    if (file_bs->drv->bdrv_co_create_opts != bdrv_co_create_opts_simple) {
+        return true;
+    }
+    size = bdrv_co_getlength(file_bs);
+    if (size >= 0 && size < 3 * cluster_size) {
+        error_setg(errp, "'%s' has a size of %" PRId64 " bytes and cannot "
+                   "grow, but the image needs %zu", filename, size,
+                   3 * cluster_size);
+        return false;
+    }
+    return true;
 }
 
 /* Writes what build_shell() has returned to @file_bs, and completes it */
@@ -267,7 +295,8 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
         goto out;
     }
     buf = build_shell(opts, &ptr, errp);
-    if (buf) {
+    if (buf && check_room(file_bs, bdrv_get_node_name(file_bs),
+                          opts->cluster_size, errp)) {
         ret = write_shell(file_bs, buf, opts->cluster_size, errp);
     }
 
@@ -410,7 +439,11 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     };
 
     rw_filename = qcow2_rw_backing_resolve(filename, name, errp);
-    create_options = rw_filename ? visit_create_options(qdict, errp) : NULL;
+    if (!rw_filename ||
+        !qcow2_rw_backing_check_file(filename, rw_filename, errp)) {
+        return -EINVAL;
+    }
+    create_options = visit_create_options(qdict, errp);
     if (!create_options) {
         return -EINVAL;
     }
@@ -435,7 +468,9 @@ qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
     old_bs = bdrv_co_open(filename, NULL, NULL,
                           BDRV_O_PROTOCOL | BDRV_O_NO_IO, NULL);
     if (rw_bs && check_no_loop(old_bs, filename, rw_bs, name, errp) &&
-        check_size(qcow2_opts, rw_bs, name, errp)) {
+        check_size(qcow2_opts, rw_bs, name, errp) &&
+        (!old_bs || check_room(old_bs, filename, qcow2_opts->cluster_size,
+                               errp))) {
         bdrv_co_unref(old_bs);
         old_bs = NULL;
         ret = create_shell_file(filename, opts, buf, qcow2_opts->cluster_size,
@@ -467,7 +502,8 @@ bool qcow2_rw_backing_set_create_size(const char *filename, QemuOpts *opts,
     }
 
     rw_filename = qcow2_rw_backing_resolve(filename, name, errp);
-    if (!rw_filename) {
+    if (!rw_filename ||
+        !qcow2_rw_backing_check_file(filename, rw_filename, errp)) {
         return false;
     }
     options = qcow2_rw_backing_inspect_options(format, &flags);

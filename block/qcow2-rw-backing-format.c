@@ -163,11 +163,42 @@ void qcow2_rw_backing_pointer_destroy(Qcow2RwBackingPointer *ptr)
     g_clear_pointer(&ptr->filename, g_free);
 }
 
+static bool file_time_is_valid(const Qcow2RwBackingGuardExt *ext)
+{
+    return be32_to_cpu(ext->file.mtime_nsec) < NANOSECONDS_PER_SECOND &&
+           buffer_is_zero(ext->file.reserved, sizeof(ext->file.reserved));
+}
+
+/* Fields that a guard of this kind does not need are zero */
+static bool guard_ext_is_valid(const Qcow2RwBackingGuardExt *ext)
+{
+    if ((be32_to_cpu(ext->flags) & ~QCOW2_RW_BACKING_GUARD_SHRUNK) ||
+        !buffer_is_zero(ext->reserved, sizeof(ext->reserved)) ||
+        ext->place > QCOW2_RW_BACKING_PLACE__MAX) {
+        return false;
+    }
+
+    switch (ext->kind) {
+    case QCOW2_RW_BACKING_GUARD_FILE:
+        return !ext->place && !ext->seed && file_time_is_valid(ext) &&
+               (ext->other_files ||
+                buffer_is_zero(ext->digest, sizeof(ext->digest)));
+    case QCOW2_RW_BACKING_GUARD_SAMPLES:
+        return !ext->other_files && (ext->place || !ext->offset) &&
+               file_time_is_valid(ext) &&
+               (ext->place == QCOW2_RW_BACKING_PLACE_REMOTE_FILE ||
+                buffer_is_zero(&ext->file, sizeof(ext->file)));
+    case QCOW2_RW_BACKING_GUARD_DEVICE:
+        return !ext->place && !ext->other_files;
+    default:
+        return false;
+    }
+}
+
 bool qcow2_rw_backing_guard_parse(Qcow2RwBackingGuard *guard,
                                   const uint8_t *buf, size_t len)
 {
     Qcow2RwBackingGuardExt ext;
-    bool has_mtime, has_samples;
 
     *guard = (Qcow2RwBackingGuard) { };
 
@@ -175,27 +206,39 @@ bool qcow2_rw_backing_guard_parse(Qcow2RwBackingGuard *guard,
         return false;
     }
     memcpy(&ext, buf, sizeof(ext));
-
-    has_mtime = ext.mtime_sec || ext.mtime_nsec;
-    has_samples = ext.seed || !buffer_is_zero(ext.digest, sizeof(ext.digest));
-    if (ext.flags || !buffer_is_zero(ext.reserved, sizeof(ext.reserved)) ||
-        (ext.kind != QCOW2_RW_BACKING_GUARD_MTIME &&
-         ext.kind != QCOW2_RW_BACKING_GUARD_SAMPLES) ||
-        (has_mtime && ext.kind != QCOW2_RW_BACKING_GUARD_MTIME) ||
-        (has_samples && ext.kind != QCOW2_RW_BACKING_GUARD_SAMPLES) ||
-        be32_to_cpu(ext.mtime_nsec) >= NANOSECONDS_PER_SECOND) {
+    if (!guard_ext_is_valid(&ext)) {
         return false;
     }
 
     *guard = (Qcow2RwBackingGuard) {
         .kind               = ext.kind,
+        .place              = ext.place,
+        .shrunk             = ext.flags != 0,
         .size               = be64_to_cpu(ext.size),
-        .mtime_sec          = be64_to_cpu(ext.mtime_sec),
-        .mtime_nsec         = be32_to_cpu(ext.mtime_nsec),
         .bitmaps_checksum   = be32_to_cpu(ext.bitmaps_checksum),
+        .other_files        = be32_to_cpu(ext.other_files),
+        .offset             = be64_to_cpu(ext.offset),
         .seed               = be64_to_cpu(ext.seed),
     };
     memcpy(guard->digest, ext.digest, sizeof(ext.digest));
+
+    if (guard->kind != QCOW2_RW_BACKING_GUARD_DEVICE) {
+        guard->file = (Qcow2RwBackingFileTime) {
+            .size           = be64_to_cpu(ext.file.size),
+            .mtime_sec      = be64_to_cpu(ext.file.mtime_sec),
+            .mtime_nsec     = be32_to_cpu(ext.file.mtime_nsec),
+        };
+        return true;
+    }
+    guard->device = (Qcow2RwBackingDevice) {
+        .diskseq            = be64_to_cpu(ext.device.diskseq),
+        .self.written       = be64_to_cpu(ext.device.written),
+        .self.discarded     = be64_to_cpu(ext.device.discarded),
+        .disk.written       = be64_to_cpu(ext.device.disk_written),
+        .disk.discarded     = be64_to_cpu(ext.device.disk_discarded),
+    };
+    memcpy(guard->device.boot_id, ext.device.boot_id,
+           sizeof(guard->device.boot_id));
     return true;
 }
 
@@ -203,12 +246,43 @@ void qcow2_rw_backing_guard_serialize(const Qcow2RwBackingGuard *guard,
                                       Qcow2RwBackingGuardExt *ext)
 {
     *ext = (Qcow2RwBackingGuardExt) {
+        .flags              = guard->shrunk
+            ? cpu_to_be32(QCOW2_RW_BACKING_GUARD_SHRUNK) : 0,
         .kind               = guard->kind,
+        .place              = guard->place,
         .size               = cpu_to_be64(guard->size),
-        .mtime_sec          = cpu_to_be64(guard->mtime_sec),
-        .mtime_nsec         = cpu_to_be32(guard->mtime_nsec),
         .bitmaps_checksum   = cpu_to_be32(guard->bitmaps_checksum),
+        .other_files        = cpu_to_be32(guard->other_files),
+        .offset             = cpu_to_be64(guard->offset),
         .seed               = cpu_to_be64(guard->seed),
     };
     memcpy(ext->digest, guard->digest, sizeof(ext->digest));
+
+    if (guard->kind != QCOW2_RW_BACKING_GUARD_DEVICE) {
+        ext->file = (Qcow2RwBackingFileExt) {
+            .size           = cpu_to_be64(guard->file.size),
+            .mtime_sec      = cpu_to_be64(guard->file.mtime_sec),
+            .mtime_nsec     = cpu_to_be32(guard->file.mtime_nsec),
+        };
+        return;
+    }
+    ext->device = (Qcow2RwBackingDeviceExt) {
+        .diskseq            = cpu_to_be64(guard->device.diskseq),
+        .written            = cpu_to_be64(guard->device.self.written),
+        .discarded          = cpu_to_be64(guard->device.self.discarded),
+        .disk_written       = cpu_to_be64(guard->device.disk.written),
+        .disk_discarded     = cpu_to_be64(guard->device.disk.discarded),
+    };
+    memcpy(ext->device.boot_id, guard->device.boot_id,
+           sizeof(ext->device.boot_id));
+}
+
+bool qcow2_rw_backing_guard_is_equal(const Qcow2RwBackingGuard *a,
+                                     const Qcow2RwBackingGuard *b)
+{
+    Qcow2RwBackingGuardExt a_ext, b_ext;
+
+    qcow2_rw_backing_guard_serialize(a, &a_ext);
+    qcow2_rw_backing_guard_serialize(b, &b_ext);
+    return memcmp(&a_ext, &b_ext, sizeof(a_ext)) == 0;
 }

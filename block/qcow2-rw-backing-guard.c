@@ -3,366 +3,370 @@
  *
  * Dirty bitmaps miss what another program writes to the RW backing.  So the
  * shell remembers what the RW backing looked like when the bitmaps were
- * stored, and compares when it is opened again.  The modification time tells
- * all of a local file under the raw format.  A device or an image in another
- * format has no such time: there, the content of some places has to do.
+ * stored, and compares when it is opened again.
+ *
+ * There is proof that nobody has written if the times of local files are the
+ * same, or the counters of a local block device, as long as the host is up.
+ * For everything else the content of some places has to do, which proves
+ * nothing if it is the same.  What is recorded in one way is only compared in
+ * that way: a file that has become a device is not known to be modified.
+ *
+ * Rooms: -guard-file.c finds files, and knows their times; -guard-device.c
+ * reads the counters of devices; -guard-samples.c reads content.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/bswap.h"
-#include "qemu/cutils.h"
-#include "qemu/units.h"
 #include "block/block-io.h"
-#include "crypto/hash.h"
 #include "crypto/random.h"
-#include "qcow2-rw-backing-guard.h"
+#include "qcow2-rw-backing-guard-int.h"
 
-/*
- * Where samples are taken, see "Samples" in the specification.  Partition
- * tables and the superblock of a first partition are in the head.
- */
-#define SAMPLES_WHOLE_MAX   (4 * MiB)
-#define SAMPLES_HEAD_LEN    (1 * MiB + 256 * KiB)
-#define SAMPLES_TAIL_LEN    (128 * KiB)
-#define SAMPLES_COUNT       64
-#define SAMPLES_LEN         (16 * KiB)
+#define UNCHANGED   QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED
+#define SAMPLED     QCOW2_RW_BACKING_GUARD_STATE_SAMPLED
+#define MODIFIED    QCOW2_RW_BACKING_GUARD_STATE_MODIFIED
+#define UNCHECKED   QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED
 
-/* The file */
-
-void qcow2_rw_backing_file_init(Qcow2RwBackingFile *file)
+/* Of a device below the RW backing, and where that starts on its disk */
+static bool get_device(const Qcow2RwBackingFile *file,
+                       Qcow2RwBackingDevice *device, uint64_t *offset,
+                       Error **errp)
 {
-    *file = (Qcow2RwBackingFile) { .fd = -1 };
-}
+    int fd = qcow2_rw_backing_file_device(file);
+    uint64_t start;
 
-void qcow2_rw_backing_file_close(Qcow2RwBackingFile *file)
-{
-    if (file->fd >= 0) {
-        qemu_close(file->fd);
+    if (fd < 0) {
+        error_setg(errp, "It is not a local block device");
+        return false;
     }
-    g_free(file->node_name);
-    qcow2_rw_backing_file_init(file);
-}
-
-/*
- * The node of the file that is the RW backing, or part of it, as it is.  Other
- * formats write metadata when they are closed, so that the modification time
- * of their files changes without a modification of the disk.
- */
-static GRAPH_RDLOCK
-BlockDriverState *find_file_node(BlockDriverState *rw_bs)
-{
-    BlockDriverState *bs = rw_bs;
-
-    while (bs && bs->drv &&
-           (bs->drv->is_filter || !strcmp(bs->drv->format_name, "raw"))) {
-        bs = bdrv_primary_bs(bs);
+    if (!qcow2_rw_backing_device_get(fd, device, &start, errp)) {
+        return false;
     }
-    return bs && bs->drv && !strcmp(bs->drv->format_name, "file") ? bs : NULL;
+    *offset = start + qcow2_rw_backing_file_offset(file);
+    return true;
 }
 
-/* Such a node truncates the file when it is closed */
-static bool GRAPH_RDLOCK has_preallocate_node(BlockDriverState *rw_bs)
-{
-    BlockDriverState *bs;
+/* Taking it */
 
-    for (bs = rw_bs; bs; bs = bdrv_primary_bs(bs)) {
-        if (bs->drv && !strcmp(bs->drv->format_name, "preallocate")) {
-            return true;
-        }
-    }
-    return false;
+static bool coroutine_mixed_fn GRAPH_RDLOCK
+take_samples(Qcow2RwBackingGuard *guard, BdrvChild *rw_backing, Error **errp)
+{
+    return qcrypto_random_bytes(&guard->seed, sizeof(guard->seed), errp) == 0 &&
+           qcow2_rw_backing_samples_digest(rw_backing, guard->size,
+                                           guard->seed, guard->digest, errp);
 }
 
-#ifdef O_PATH
-static int open_for_stat(const char *filename)
+/* @guard has samples; adds what else there is */
+static void take_place(Qcow2RwBackingGuard *guard,
+                       const Qcow2RwBackingFile *file)
 {
-    int fd;
-
-    if (!strstart(filename, "/dev/fdset/", NULL)) {
-        /* Closing an O_PATH descriptor does not drop anybody's file locks */
-        return open(filename, O_PATH | O_CLOEXEC);
-    }
-    /* Finds a descriptor that was passed to QEMU with this access mode */
-    fd = qemu_open(filename, O_RDWR, NULL);
-    return fd < 0 ? qemu_open(filename, O_RDONLY, NULL) : fd;
-}
-#endif
-
-void qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
-                                BlockDriverState *rw_bs)
-{
-#ifdef O_PATH
-    BlockDriverState *bs = find_file_node(rw_bs);
-
-    if (bs && bs == file->bs &&
-        !strcmp(bdrv_get_node_name(bs), file->node_name)) {
+    guard->kind = QCOW2_RW_BACKING_GUARD_SAMPLES;
+    if (file->quiet &&
+        get_device(file, &guard->device, &guard->offset, NULL)) {
+        guard->kind = QCOW2_RW_BACKING_GUARD_DEVICE;
         return;
     }
-    qcow2_rw_backing_file_close(file);
-    if (bs) {
-        bdrv_refresh_filename(bs);
-        file->bs = bs;
-        file->node_name = g_strdup(bdrv_get_node_name(bs));
-        file->fd = open_for_stat(bs->exact_filename);
+    guard->device = (Qcow2RwBackingDevice) { };
+    guard->place = qcow2_rw_backing_file_place(file);
+    guard->offset = guard->place == QCOW2_RW_BACKING_PLACE_OTHER
+        ? 0 : qcow2_rw_backing_file_offset(file);
+    if (guard->place == QCOW2_RW_BACKING_PLACE_REMOTE_FILE && file->quiet) {
+        qcow2_rw_backing_file_get_remote_time(file, &guard->file);
     }
-#endif
 }
-
-static bool file_stat(const Qcow2RwBackingFile *file, struct stat *st)
-{
-    return file->fd >= 0 && fstat(file->fd, st) == 0 && S_ISREG(st->st_mode);
-}
-
-static uint32_t mtime_nsec(const struct stat *st)
-{
-#ifdef O_PATH
-    return st->st_mtim.tv_nsec;
-#else
-    return 0;
-#endif
-}
-
-/*
- * Files get their time from a clock that ticks every few milliseconds; some
- * file systems only keep seconds, FAT every other one.  Lets the tick of the
- * last write pass, so that any later write has a later time.
- */
-static void wait_for_later_time(const struct stat *st)
-{
-#ifdef CLOCK_REALTIME_COARSE
-    bool whole_seconds = mtime_nsec(st) == 0;
-    struct timespec now;
-    int i;
-
-    /* The clock of a file server may be wrong: do not wait for long */
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    if (st->st_mtime > now.tv_sec + 2) {
-        return;
-    }
-    for (i = 0; i < (whole_seconds ? 2100 : 20); i++) {
-        clock_gettime(CLOCK_REALTIME_COARSE, &now);
-        if (now.tv_sec > st->st_mtime + whole_seconds ||
-            (!whole_seconds && now.tv_sec == st->st_mtime &&
-             now.tv_nsec > mtime_nsec(st))) {
-            return;
-        }
-        g_usleep(1000);
-    }
-#endif
-}
-
-/* Samples */
-
-typedef struct Samples {
-    BdrvChild *rw_backing;
-    uint64_t size;              /* of the RW backing, in bytes */
-    GByteArray *data;
-} Samples;
-
-/* Appends the part of @offset + @len that is inside of the RW backing */
-static bool coroutine_mixed_fn GRAPH_RDLOCK
-samples_read(Samples *samples, uint64_t offset, uint64_t len, Error **errp)
-{
-    guint start = samples->data->len;
-    int ret;
-
-    len = MIN(len, samples->size - offset);
-    g_byte_array_set_size(samples->data, start + len);
-    ret = bdrv_pread(samples->rw_backing, offset, len,
-                     samples->data->data + start, 0);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read %" PRIu64 " bytes at "
-                         "%" PRIu64, len, offset);
-        return false;
-    }
-    return true;
-}
-
-static bool sha256(const void *data, size_t len,
-                   uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN], Error **errp)
-{
-    size_t digest_len = QCOW2_RW_BACKING_DIGEST_LEN;
-
-    return qcrypto_hash_bytes(QCRYPTO_HASH_ALGO_SHA256, data, len, &digest,
-                              &digest_len, errp) == 0;
-}
-
-/* The place of sample number @i in units of SAMPLES_LEN */
-static bool sample_index(uint64_t seed, uint64_t i, uint64_t units,
-                         uint64_t *index, Error **errp)
-{
-    uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
-    uint8_t buf[16];
-
-    stq_be_p(buf, seed);
-    stq_be_p(buf + 8, i);
-    if (!sha256(buf, sizeof(buf), digest, errp)) {
-        return false;
-    }
-    *index = ldq_be_p(digest) % units;
-    return true;
-}
-
-static bool coroutine_mixed_fn GRAPH_RDLOCK
-samples_read_all(Samples *samples, uint64_t seed, Error **errp)
-{
-    uint64_t size = samples->size;
-    uint64_t i, index;
-
-    if (size <= SAMPLES_WHOLE_MAX) {
-        return size == 0 || samples_read(samples, 0, size, errp);
-    }
-    if (!samples_read(samples, 0, SAMPLES_HEAD_LEN, errp) ||
-        !samples_read(samples, size - SAMPLES_TAIL_LEN, SAMPLES_TAIL_LEN,
-                      errp)) {
-        return false;
-    }
-    for (i = 0; i < SAMPLES_COUNT; i++) {
-        if (!sample_index(seed, i, DIV_ROUND_UP(size, SAMPLES_LEN), &index,
-                          errp) ||
-            !samples_read(samples, index * SAMPLES_LEN, SAMPLES_LEN, errp)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool coroutine_mixed_fn GRAPH_RDLOCK
-samples_digest(BdrvChild *rw_backing, uint64_t size, uint64_t seed,
-               uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN], Error **errp)
-{
-    g_autoptr(GByteArray) data = g_byte_array_new();
-    Samples samples = {
-        .rw_backing = rw_backing,
-        .size       = size,
-        .data       = data,
-    };
-
-    return samples_read_all(&samples, seed, errp) &&
-           sha256(data->data, data->len, digest, errp);
-}
-
-/* The guard */
 
 bool coroutine_mixed_fn
 qcow2_rw_backing_guard_take(Qcow2RwBackingGuard *guard,
                             Qcow2RwBackingFile *file, BdrvChild *rw_backing,
                             Error **errp)
 {
-    struct stat st;
+    Qcow2RwBackingGuard new = { };
     int64_t size;
+    int ret;
 
     *guard = (Qcow2RwBackingGuard) { };
 
-    qcow2_rw_backing_file_find(file, rw_backing->bs);
-    if (file_stat(file, &st) && !has_preallocate_node(rw_backing->bs)) {
-        guard->kind = QCOW2_RW_BACKING_GUARD_MTIME;
-        guard->size = st.st_size;
-        guard->mtime_sec = st.st_mtime;
-        guard->mtime_nsec = mtime_nsec(&st);
-        wait_for_later_time(&st);
-        return true;
+    /* What is still to be written would count as a modification later */
+    ret = bdrv_flush(rw_backing->bs);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Could not flush it");
+        return false;
     }
-
     size = bdrv_getlength(rw_backing->bs);
     if (size < 0) {
         error_setg_errno(errp, -size, "Could not get its size");
         return false;
     }
-    if (qcrypto_random_bytes(&guard->seed, sizeof(guard->seed), errp) < 0 ||
-        !samples_digest(rw_backing, size, guard->seed, guard->digest, errp)) {
+    new.size = size;
+
+    qcow2_rw_backing_file_find(file, rw_backing->bs);
+    if (file->quiet && qcow2_rw_backing_file_get_times(file, &new, NULL)) {
+        new.kind = QCOW2_RW_BACKING_GUARD_FILE;
+        qcow2_rw_backing_file_wait(file);
+        *guard = new;
+        return true;
+    }
+
+    new = (Qcow2RwBackingGuard) { .size = size };
+    if (!take_samples(&new, rw_backing, errp)) {
         return false;
     }
-    guard->kind = QCOW2_RW_BACKING_GUARD_SAMPLES;
-    guard->size = size;
+    take_place(&new, file);
+    *guard = new;
     return true;
 }
 
-/*
- * A node that becomes writable may open its file by name once more.  If there
- * is nothing of this name, QEMU has changed its directory since.
- */
-static bool GRAPH_RDLOCK
-name_means_other_file(BlockDriverState *rw_bs, const struct stat *st)
+/* Comparing it */
+
+static bool is_same_time(const Qcow2RwBackingFileTime *then,
+                         const Qcow2RwBackingFileTime *now, Error **errp)
 {
-    BlockDriverState *bs = find_file_node(rw_bs);
-    struct stat by_name;
-
-    return stat(bs->exact_filename, &by_name) == 0 &&
-           (by_name.st_dev != st->st_dev || by_name.st_ino != st->st_ino);
-}
-
-static bool GRAPH_RDLOCK
-compare_mtime(const Qcow2RwBackingGuard *guard, Qcow2RwBackingFile *file,
-              BlockDriverState *rw_bs, Error **errp)
-{
-    struct stat st;
-
-    if (!file_stat(file, &st)) {
-        error_setg(errp, "It has no modification time to be compared with");
+    if (now->size != then->size) {
+        error_setg(errp, "The size of its file has changed from %" PRIu64
+                   " to %" PRIu64 " bytes", then->size, now->size);
         return false;
     }
-    if (name_means_other_file(rw_bs, &st)) {
-        error_setg(errp, "Another file has taken its name");
-        return false;
-    }
-    if (st.st_size != guard->size) {
-        error_setg(errp, "Its size has changed from %" PRIu64 " to %" PRIu64
-                   " bytes", guard->size, (uint64_t)st.st_size);
-        return false;
-    }
-    if (st.st_mtime != guard->mtime_sec ||
-        mtime_nsec(&st) != guard->mtime_nsec) {
+    if (now->mtime_sec != then->mtime_sec ||
+        now->mtime_nsec != then->mtime_nsec) {
         error_setg(errp, "Its modification time has changed from %" PRId64
                    ".%09" PRIu32 " to %" PRId64 ".%09" PRIu32,
-                   guard->mtime_sec, guard->mtime_nsec,
-                   (int64_t)st.st_mtime, mtime_nsec(&st));
+                   then->mtime_sec, then->mtime_nsec,
+                   now->mtime_sec, now->mtime_nsec);
         return false;
     }
     return true;
 }
 
-static Qcow2RwBackingGuardState coroutine_mixed_fn GRAPH_RDLOCK
-compare_samples(const Qcow2RwBackingGuard *guard, BdrvChild *rw_backing,
-                Error **errp)
+static bool is_same_offset(const Qcow2RwBackingGuard *guard, uint64_t offset,
+                           Error **errp)
+{
+    if (offset != guard->offset) {
+        error_setg(errp, "It starts at byte %" PRIu64 " of another part of the "
+                   "same file or disk, and not at byte %" PRIu64, offset,
+                   guard->offset);
+        return false;
+    }
+    return true;
+}
+
+/* Nobody makes a file larger without a trace in its times */
+static bool is_possible_size(const Qcow2RwBackingGuard *guard, uint64_t size,
+                             Error **errp)
+{
+    if (size < guard->size || (size > guard->size &&
+                               guard->kind == QCOW2_RW_BACKING_GUARD_FILE)) {
+        error_setg(errp, "It was resized from %" PRIu64 " to %" PRIu64
+                   " bytes", guard->size, size);
+        return false;
+    }
+    return true;
+}
+
+static Qcow2RwBackingGuardState
+compare_files(const Qcow2RwBackingGuard *guard, const Qcow2RwBackingFile *file,
+              uint64_t size, Error **errp)
+{
+    ERRP_GUARD();
+    Qcow2RwBackingGuard now = { };
+
+    if (!qcow2_rw_backing_file_get_times(file, &now, errp)) {
+        error_prepend(errp, "It has no modification time to be compared "
+                      "with: ");
+        return UNCHECKED;
+    }
+    if (!is_possible_size(guard, size, errp) ||
+        !qcow2_rw_backing_file_check_names(file, errp) ||
+        !is_same_offset(guard, now.offset, errp) ||
+        !is_same_time(&guard->file, &now.file, errp)) {
+        return MODIFIED;
+    }
+    if (now.other_files != guard->other_files) {
+        error_setg(errp, "It consists of %" PRIu32 " files, and not of %"
+                   PRIu32, now.other_files + 1, guard->other_files + 1);
+        return MODIFIED;
+    }
+    if (memcmp(now.digest, guard->digest, sizeof(now.digest))) {
+        error_setg(errp, "Size or modification time of one of its %" PRIu32
+                   " other files has changed", now.other_files);
+        return MODIFIED;
+    }
+    return UNCHANGED;
+}
+
+static bool are_same_counters(const Qcow2RwBackingCounters *a,
+                              const Qcow2RwBackingCounters *b)
+{
+    return a->written == b->written && a->discarded == b->discarded;
+}
+
+/* Returns SAMPLED with @errp set to why if the counters do not tell */
+static Qcow2RwBackingGuardState
+compare_device(const Qcow2RwBackingGuard *guard, const Qcow2RwBackingFile *file,
+               uint64_t size, Error **errp)
+{
+    const Qcow2RwBackingDevice *then = &guard->device;
+    Qcow2RwBackingDevice now;
+    uint64_t offset;
+
+    if (qcow2_rw_backing_file_place(file) ==
+        QCOW2_RW_BACKING_PLACE_LOCAL_FILE) {
+        error_setg(errp, "It is a local file, and what is recorded is about a "
+                   "block device");
+        return UNCHECKED;
+    }
+    if (!is_possible_size(guard, size, errp)) {
+        return MODIFIED;
+    }
+
+    if (!get_device(file, &now, &offset, errp)) {
+        return SAMPLED;
+    }
+    if (memcmp(now.boot_id, then->boot_id, sizeof(now.boot_id))) {
+        error_setg(errp, "The host has booted since then, or it is another "
+                   "host");
+        return SAMPLED;
+    }
+    if (now.diskseq != then->diskseq) {
+        error_setg(errp, "Its block device is another one, or was removed and "
+                   "has come back");
+        return SAMPLED;
+    }
+    if (!is_same_offset(guard, offset, errp)) {
+        return MODIFIED;
+    }
+    if (now.self.written < then->self.written ||
+        now.self.discarded < then->self.discarded) {
+        error_setg(errp, "The counters of its partition have started anew");
+        return SAMPLED;
+    }
+    if (!are_same_counters(&now.self, &then->self)) {
+        error_setg(errp, "%" PRIu64 " sectors were written to its block device "
+                   "and %" PRIu64 " discarded",
+                   now.self.written - then->self.written,
+                   now.self.discarded - then->self.discarded);
+        return MODIFIED;
+    }
+    if (!are_same_counters(&now.disk, &then->disk)) {
+        error_setg(errp, "The whole disk of its partition was written to");
+        return SAMPLED;
+    }
+    return UNCHANGED;
+}
+
+Qcow2RwBackingGuardState coroutine_mixed_fn
+qcow2_rw_backing_guard_compare_samples(const Qcow2RwBackingGuard *guard,
+                                       BdrvChild *rw_backing, Error **errp)
 {
     uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
-    int64_t size = bdrv_getlength(rw_backing->bs);
 
-    if (size < 0) {
-        error_setg_errno(errp, -size, "Could not get its size");
-        return QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED;
-    }
-    if (size != guard->size) {
-        error_setg(errp, "Its size has changed from %" PRIu64 " to %" PRId64
-                   " bytes", guard->size, size);
-        return QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
-    }
-    if (!samples_digest(rw_backing, size, guard->seed, digest, errp)) {
-        return QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED;
+    if (!qcow2_rw_backing_samples_digest(rw_backing, guard->size, guard->seed,
+                                         digest, errp)) {
+        return UNCHECKED;
     }
     if (memcmp(digest, guard->digest, sizeof(digest))) {
         error_setg(errp, "Its content has changed");
-        return QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
+        return MODIFIED;
     }
-    return QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED;
+    return SAMPLED;
+}
+
+/*
+ * What would have left proof, had the record been made of it, is not the disk
+ * that the record is about; it may be one that this disk was copied from.
+ */
+static bool is_possible_place(const Qcow2RwBackingGuard *guard,
+                              const Qcow2RwBackingFile *file, Error **errp)
+{
+    Qcow2RwBackingPlace place = qcow2_rw_backing_file_place(file);
+    Qcow2RwBackingDevice device;
+    uint64_t offset;
+
+    if (place == QCOW2_RW_BACKING_PLACE_OTHER) {
+        return true;
+    }
+    if (place == guard->place) {
+        return is_same_offset(guard, qcow2_rw_backing_file_offset(file), errp);
+    }
+    if (place == QCOW2_RW_BACKING_PLACE_LOCAL_FILE) {
+        error_setg(errp, "It is a local file, and what is recorded is not "
+                   "about one");
+        return false;
+    }
+    if (place == QCOW2_RW_BACKING_PLACE_DEVICE &&
+        get_device(file, &device, &offset, NULL)) {
+        error_setg(errp, "It is a local block device, and what is recorded is "
+                   "not about one");
+        return false;
+    }
+    return true;
+}
+
+/* Returns SAMPLED if only samples can tell */
+static Qcow2RwBackingGuardState
+compare_place(const Qcow2RwBackingGuard *guard, const Qcow2RwBackingFile *file,
+              uint64_t size, Error **errp)
+{
+    Qcow2RwBackingFileTime now;
+
+    if (!is_possible_size(guard, size, errp) ||
+        !is_possible_place(guard, file, errp)) {
+        return MODIFIED;
+    }
+    if ((guard->file.mtime_sec || guard->file.mtime_nsec) &&
+        qcow2_rw_backing_file_get_remote_time(file, &now) &&
+        !is_same_time(&guard->file, &now, errp)) {
+        return MODIFIED;
+    }
+    error_setg(errp, "It is neither a local file nor a local block device");
+    return SAMPLED;
+}
+
+/* Returns SAMPLED with @errp set to why if there is no proof */
+static Qcow2RwBackingGuardState
+compare_exactly(const Qcow2RwBackingGuard *guard,
+                const Qcow2RwBackingFile *file, uint64_t size, Error **errp)
+{
+    switch (guard->kind) {
+    case QCOW2_RW_BACKING_GUARD_FILE:
+        return compare_files(guard, file, size, errp);
+    case QCOW2_RW_BACKING_GUARD_DEVICE:
+        return compare_device(guard, file, size, errp);
+    case QCOW2_RW_BACKING_GUARD_SAMPLES:
+        return compare_place(guard, file, size, errp);
+    default:
+        g_assert_not_reached();
+    }
 }
 
 Qcow2RwBackingGuardState coroutine_mixed_fn
 qcow2_rw_backing_guard_compare(const Qcow2RwBackingGuard *guard,
                                Qcow2RwBackingFile *file, BdrvChild *rw_backing,
-                               Error **errp)
+                               bool *grown, Error **errp)
 {
-    assert(guard->kind != QCOW2_RW_BACKING_GUARD_NONE);
+    int64_t size = bdrv_getlength(rw_backing->bs);
+    Qcow2RwBackingGuardState state;
+    Error *why = NULL;
 
-    if (guard->kind == QCOW2_RW_BACKING_GUARD_MTIME) {
-        qcow2_rw_backing_file_find(file, rw_backing->bs);
-        return compare_mtime(guard, file, rw_backing->bs, errp)
-            ? QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED
-            : QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
+    *grown = false;
+    if (size < 0) {
+        error_setg_errno(errp, -size, "Could not get its size");
+        return UNCHECKED;
     }
-    return compare_samples(guard, rw_backing, errp);
+
+    qcow2_rw_backing_file_find(file, rw_backing->bs);
+    state = compare_exactly(guard, file, size, &why);
+    if (state != SAMPLED) {
+        error_propagate(errp, why);
+    } else {
+        state = qcow2_rw_backing_guard_compare_samples(guard, rw_backing, errp);
+        if (state == SAMPLED) {
+            error_propagate(errp, why);
+        } else {
+            error_free(why);
+        }
+    }
+    *grown = size > guard->size &&
+             (state == UNCHANGED || state == SAMPLED);
+    return state;
 }

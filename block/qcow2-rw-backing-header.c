@@ -1,8 +1,8 @@
 /*
  * qcow2 RW backing: header of a shell
  *
- * Reads and writes what the header of a qcow2 image says about its RW backing:
- * the feature bit, the size, and the header extensions.
+ * Reads and writes what the header of a qcow2 image with an RW backing says.
+ * The whole header cluster is taken in at once and gone through in memory.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,35 +11,55 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
+#include "qemu/memalign.h"
+#include "qemu/timer.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
+#include "system/runstate.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing.h"
+#include "qcow2-rw-backing-header.h"
 
-/* Magic number of the feature name table, which qcow2.c keeps to itself */
-#define QCOW2_EXT_MAGIC_FEATURE_NAMES 0x6803f857
+/* Magic numbers of extensions that qcow2.c keeps to itself */
+#define QCOW2_EXT_MAGIC_END             0
+#define QCOW2_EXT_MAGIC_FEATURE_NAMES   0x6803f857
+#define QCOW2_EXT_MAGIC_BITMAPS         0x23852875
 
 /* Features that make sense for an image without data clusters */
 #define QCOW2_RW_BACKING_INCOMPAT_MASK (QCOW2_INCOMPAT_DIRTY | \
                                         QCOW2_INCOMPAT_CORRUPT | \
                                         QCOW2_INCOMPAT_RW_BACKING)
 
-int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
-                                 Error **errp)
+/* See "Bitmaps extension" in the specification of qcow2 */
+typedef struct QEMU_PACKED BitmapsExt {
+    uint32_t nb_bitmaps;
+    uint32_t reserved32;
+    uint64_t directory_size;
+    uint64_t directory_offset;
+} BitmapsExt;
+
+/* Reading */
+
+void qcow2_shell_hint_new_image(Error *const *errp)
+{
+    error_append_hint(errp, "The disk is not affected: use it directly, or "
+                      "create a new image for it with 'qemu-img create -f "
+                      "qcow2 -o rw-backing=DISK,rw-backing-fmt=FORMAT "
+                      "IMAGE'.\n");
+}
+
+/* Section "Header fields" of the specification */
+static bool check_fields(BlockDriverState *bs, const QCowHeader *header,
+                         Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
     const char *surplus = NULL;
     uint64_t features;
 
-    if (!(s->incompatible_features & QCOW2_INCOMPAT_RW_BACKING)) {
-        return 0;
-    }
-
     features = s->incompatible_features & ~QCOW2_RW_BACKING_INCOMPAT_MASK;
     if (features) {
         error_setg(errp, "Incompatible features 0x%" PRIx64 " cannot be "
                    "combined with an RW backing", features);
-        return -EINVAL;
+        return false;
     }
 
     if (header->backing_file_offset) {
@@ -54,107 +74,269 @@ int qcow2_rw_backing_read_header(BlockDriverState *bs, QCowHeader *header,
     if (surplus) {
         error_setg(errp, "Image with an RW backing must not have: %s",
                    surplus);
-        return -EINVAL;
+        return false;
     }
 
     if (header->size > BDRV_MAX_LENGTH ||
         !QEMU_IS_ALIGNED(header->size, BDRV_SECTOR_SIZE)) {
         error_setg(errp, "Invalid size of the RW backing: %" PRIu64,
                    header->size);
+        return false;
+    }
+    return true;
+}
+
+/* What qcow2 needs to know to find its refcounts; there is nothing else */
+static int take_over_layout(BlockDriverState *bs, const QCowHeader *header,
+                            int flags, Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (header->refcount_order > 6) {
+        error_setg(errp, "Invalid width of refcounts: 2^%" PRIu32 " bits",
+                   header->refcount_order);
+        return -EINVAL;
+    }
+    if (header->refcount_table_clusters == 0 && !(flags & BDRV_O_CHECK)) {
+        error_setg(errp, "Image has no refcount table");
         return -EINVAL;
     }
 
-    /* Has no meaning here, and would make qcow2 insist on a data file */
-    s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+    s->refcount_order = header->refcount_order;
+    s->refcount_bits = 1 << s->refcount_order;
+    s->refcount_max = UINT64_MAX >> (64 - s->refcount_bits);
+    s->refcount_block_bits = s->cluster_bits - (s->refcount_order - 3);
+    s->refcount_block_size = 1 << s->refcount_block_bits;
+    s->refcount_table_offset = header->refcount_table_offset;
+    s->refcount_table_size =
+        header->refcount_table_clusters << (s->cluster_bits - 3);
+
+    /* There are no L2 tables, but the cache for them exists */
+    s->subclusters_per_cluster = 1;
+    s->subcluster_size = s->cluster_size;
+    s->subcluster_bits = s->cluster_bits;
+    s->l2_bits = s->cluster_bits - ctz32(l2_entry_size(s));
+    s->l2_size = 1 << s->l2_bits;
+    s->csize_shift = 62 - (s->cluster_bits - 8);
+    s->csize_mask = (1 << (s->cluster_bits - 8)) - 1;
+    s->cluster_offset_mask = (1LL << s->csize_shift) - 1;
+
+    return qcow2_validate_table(bs, s->refcount_table_offset,
+                                header->refcount_table_clusters,
+                                s->cluster_size, QCOW_MAX_REFTABLE_SIZE,
+                                "Refcount table", errp);
+}
+
+static bool read_pointer(Qcow2RwBacking *rwb, const uint8_t *data, size_t len,
+                         Error **errp)
+{
+    if (rwb->pointer.format) {
+        qcow2_rw_backing_pointer_destroy(&rwb->pointer);
+        error_setg(errp, "Duplicate RW backing extension");
+        return false;
+    }
+    return qcow2_rw_backing_pointer_parse(&rwb->pointer, data, len, errp);
+}
+
+static bool read_bitmaps(BlockDriverState *bs, const uint8_t *data, size_t len,
+                         Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    BitmapsExt ext;
+
+    if (len != sizeof(ext)) {
+        error_setg(errp, "Bitmaps extension has %zu bytes, not %zu", len,
+                   sizeof(ext));
+        return false;
+    }
+    if (!(s->autoclear_features & QCOW2_AUTOCLEAR_BITMAPS)) {
+        warn_report("Bitmaps of '%s' are lost: it was modified by a program "
+                    "that does not know bitmaps; 'qemu-img check -r leaks' "
+                    "frees their space", bs->filename);
+        qcow2_shell(bs)->header_outdated = true;
+        return true;
+    }
+
+    memcpy(&ext, data, sizeof(ext));
+    ext.nb_bitmaps = be32_to_cpu(ext.nb_bitmaps);
+    ext.directory_size = be64_to_cpu(ext.directory_size);
+    ext.directory_offset = be64_to_cpu(ext.directory_offset);
+    if (ext.reserved32) {
+        error_setg(errp, "Bitmaps extension has a reserved field that is not "
+                   "zero");
+        return false;
+    }
+    if (!ext.nb_bitmaps || ext.nb_bitmaps > QCOW2_MAX_BITMAPS) {
+        error_setg(errp, "Invalid number of bitmaps: %" PRIu32,
+                   ext.nb_bitmaps);
+        return false;
+    }
+    if (!ext.directory_offset ||
+        offset_into_cluster(s, ext.directory_offset) ||
+        ext.directory_offset > INT64_MAX) {
+        error_setg(errp, "Invalid offset of the bitmap directory: %" PRIu64,
+                   ext.directory_offset);
+        return false;
+    }
+    if (ext.directory_size > QCOW2_MAX_BITMAP_DIRECTORY_SIZE) {
+        error_setg(errp, "Invalid size of the bitmap directory: %" PRIu64,
+                   ext.directory_size);
+        return false;
+    }
+
+    s->nb_bitmaps = ext.nb_bitmaps;
+    s->bitmap_directory_size = ext.directory_size;
+    s->bitmap_directory_offset = ext.directory_offset;
+    return true;
+}
+
+static void keep_unknown(BlockDriverState *bs, uint32_t magic,
+                         const uint8_t *data, uint32_t len)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2UnknownHeaderExtension *ext = g_malloc0(sizeof(*ext) + len);
+
+    ext->magic = magic;
+    ext->len = len;
+    memcpy(ext->data, data, len);
+    QLIST_INSERT_HEAD(&s->unknown_header_ext, ext, next);
+}
+
+/* A guard that cannot be used is as good as none, see the specification */
+static void read_guard(Qcow2RwBacking *rwb, const uint8_t *data, size_t len,
+                       unsigned int *guards)
+{
+    if ((*guards)++) {
+        rwb->guard = (Qcow2RwBackingGuard) { };
+    } else {
+        qcow2_rw_backing_guard_parse(&rwb->guard, data, len);
+    }
+}
+
+/* Returns false with @errp set for an extension that breaks a rule */
+static bool read_extensions(BlockDriverState *bs, const uint8_t *buf,
+                            size_t len, Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    unsigned int guards = 0;
+
+    while (len >= 8) {
+        uint32_t magic = ldl_be_p(buf);
+        uint32_t ext_len = ldl_be_p(buf + 4);
+        bool ok = true;
+
+        buf += 8;
+        len -= 8;
+        if (ext_len > len) {
+            error_setg(errp, "Header extension too large");
+            return false;
+        }
+
+        switch (magic) {
+        case QCOW2_EXT_MAGIC_END:
+            return true;
+        case QCOW2_EXT_MAGIC_FEATURE_NAMES:
+            break;
+        case QCOW2_EXT_MAGIC_RW_BACKING:
+            ok = read_pointer(rwb, buf, ext_len, errp);
+            break;
+        case QCOW2_EXT_MAGIC_RW_BACKING_GUARD:
+            read_guard(rwb, buf, ext_len, &guards);
+            break;
+        case QCOW2_EXT_MAGIC_BITMAPS:
+            ok = read_bitmaps(bs, buf, ext_len, errp);
+            break;
+        default:
+            keep_unknown(bs, magic, buf, ext_len);
+        }
+        if (!ok) {
+            return false;
+        }
+        buf += MIN(ROUND_UP((uint64_t)ext_len, 8), len);
+        len -= MIN(ROUND_UP((uint64_t)ext_len, 8), len);
+    }
+    return true;
+}
+
+/* What a reader of the file would go by */
+static void take_over_state(BlockDriverState *bs, bool damaged)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+    Qcow2ShellMarks marks = s->nb_bitmaps ? QCOW2_SHELL_MARKS_UNKNOWN
+                                          : QCOW2_SHELL_MARKS_IN_USE;
+    Qcow2ShellSeal seal = qcow2_shell_guard_seal(&rwb->guard);
+
+    if (damaged) {
+        /* What could not be read may be there */
+        seal = QCOW2_SHELL_SEAL_UNKNOWN;
+        marks = QCOW2_SHELL_MARKS_UNKNOWN;
+    }
+    qcow2_shell_state_read(&rwb->state, seal, marks);
+    rwb->state.needs_repair = damaged;
+
+    stat64_init(&rwb->flush_failures_seen, get_clock());
+    rwb->read_guard = rwb->guard;
+    rwb->has_stored_checksum = rwb->guard.kind != QCOW2_RW_BACKING_GUARD_NONE;
+    rwb->stored_checksum = rwb->guard.bitmaps_checksum;
+    /* Bitmaps that come with a migration may be of a disk that was larger */
+    rwb->shrunk = rwb->guard.shrunk || runstate_check(RUN_STATE_INMIGRATE);
+    rwb->guard_state = rwb->has_stored_checksum
+        ? QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED
+        : QCOW2_RW_BACKING_GUARD_STATE_NONE;
+}
+
+int coroutine_fn
+qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
+                        int flags, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQcow2State *s = bs->opaque;
+    Error *local_err = NULL;
+    g_autofree uint8_t *buf = g_malloc(s->cluster_size);
+    bool damaged;
+    int ret;
+
+    if (!check_fields(bs, header, errp)) {
+        return -EINVAL;
+    }
 
     s->rw_backing = g_new0(Qcow2RwBacking, 1);
     s->rw_backing->stored_size = header->size;
     qcow2_rw_backing_file_init(&s->rw_backing->file);
-    header->size = 0;
-    return 0;
-}
+    s->data_file = bs->file;
+    QLIST_INIT(&s->cluster_allocs);
+    QTAILQ_INIT(&s->discards);
+    /* Has no meaning here, and would make qcow2 insist on a data file */
+    s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 
-void qcow2_rw_backing_hint_new_image(Error *const *errp)
-{
-    error_append_hint(errp, "The disk is not affected: use it directly, or "
-                      "create a new image for it with 'qemu-img create -f "
-                      "qcow2 -o rw-backing=DISK,rw-backing-fmt=FORMAT "
-                      "IMAGE'.\n");
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-read_pointer(BlockDriverState *bs, uint64_t offset, uint32_t len, Error **errp)
-{
-    BDRVQcow2State *s = bs->opaque;
-    bool feature = s->incompatible_features & QCOW2_INCOMPAT_RW_BACKING;
-    g_autofree uint8_t *buf = NULL;
-    int ret;
-
-    if (!qcow2_rw_backing_check_feature(feature, true, errp)) {
-        return -EINVAL;
-    }
-    if (!s->rw_backing) {
-        /* Image has unknown features too, only their names are wanted */
-        return 0;
-    }
-    /* Until it turns out to be fine */
-    s->rw_backing->pointer_damaged = true;
-    if (s->rw_backing->pointer.format) {
-        error_setg(errp, "Duplicate RW backing extension");
-        return -EINVAL;
-    }
-
-    buf = g_malloc(len);
-    ret = bdrv_co_pread(bs->file, offset, len, buf, 0);
+    ret = bdrv_co_pread(bs->file, 0, s->cluster_size, buf, 0);
     if (ret < 0) {
-        error_setg_errno(errp, -ret, "Could not read RW backing extension");
+        error_setg_errno(errp, -ret, "Could not read the header");
         return ret;
     }
-    if (!qcow2_rw_backing_pointer_parse(&s->rw_backing->pointer, buf, len,
-                                        errp)) {
+    damaged = !read_extensions(bs, buf + header->header_length,
+                               s->cluster_size - header->header_length,
+                               &local_err);
+    take_over_state(bs, damaged);
+    if (!s->rw_backing->pointer.format) {
+        /* Without an error of its own, it was not there at all */
+        if (local_err) {
+            error_propagate(errp, local_err);
+        } else {
+            qcow2_rw_backing_check_feature(true, false, errp);
+        }
+        qcow2_shell_hint_new_image(errp);
         return -EINVAL;
     }
-    s->rw_backing->pointer_damaged = false;
-    return 0;
+    if (local_err) {
+        warn_reportf_err(local_err, "Metadata of '%s' is damaged: ",
+                         bs->filename);
+    }
+    return take_over_layout(bs, header, flags, errp);
 }
 
-/* A guard that cannot be used is as good as none, see the specification */
-static void coroutine_fn GRAPH_RDLOCK
-read_guard(BlockDriverState *bs, uint64_t offset, uint32_t len)
-{
-    BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBacking *rwb = s->rw_backing;
-    uint8_t buf[sizeof(Qcow2RwBackingGuardExt)];
-
-    if (!rwb) {
-        return;
-    }
-    if (rwb->guard_found || len != sizeof(buf) ||
-        bdrv_co_pread(bs->file, offset, len, buf, 0) < 0) {
-        rwb->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
-    } else {
-        qcow2_rw_backing_guard_parse(&rwb->guard, buf, len);
-    }
-    rwb->guard_found = true;
-}
-
-int coroutine_fn
-qcow2_rw_backing_read_extension(BlockDriverState *bs, uint32_t magic,
-                                uint64_t offset, uint32_t len, Error **errp)
-{
-    ERRP_GUARD();
-    int ret;
-
-    if (magic == QCOW2_EXT_MAGIC_RW_BACKING_GUARD) {
-        read_guard(bs, offset, len);
-        return 0;
-    }
-    ret = read_pointer(bs, offset, len, errp);
-    if (ret < 0) {
-        qcow2_rw_backing_hint_new_image(errp);
-    }
-    return ret;
-}
+/* Writing */
 
 /*
  * Room that the header needs for what comes and goes with bitmaps: the guard,
@@ -197,8 +379,8 @@ static ssize_t write_feature_name(char *buf, size_t buflen)
                            &feature, sizeof(feature));
 }
 
-ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
-                                        char *buf, size_t buflen)
+ssize_t qcow2_shell_put_extensions(const Qcow2RwBackingPointer *ptr,
+                                   char *buf, size_t buflen)
 {
     g_autofree uint8_t *data = NULL;
     ssize_t ptr_len, ret;
@@ -222,18 +404,22 @@ ssize_t qcow2_rw_backing_put_extensions(const Qcow2RwBackingPointer *ptr,
 /*
  * Nobody needs an extension of unknown type, which can as well be a known one
  * whose type was damaged.  The header must be written, so all of them go if
- * they do not fit into @space.
+ * they do not leave room for the others.  @buf is a cluster to try in.
  */
-static void make_room_for_extensions(BlockDriverState *bs, size_t space)
+static void make_room_for_extensions(BlockDriverState *bs, char *buf)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2UnknownHeaderExtension *ext, *next;
+    size_t room = s->cluster_size - sizeof(QCowHeader) -
+                  s->unknown_header_fields_size;
+    ssize_t needed = qcow2_shell_put_extensions(&s->rw_backing->pointer, buf,
+                                                room);
     size_t len = 0;
 
     QLIST_FOREACH(ext, &s->unknown_header_ext, next) {
         len += 8 + ROUND_UP((size_t)ext->len, 8);
     }
-    if (len <= space) {
+    if (needed < 0 || len <= room - needed - LATER_EXTENSIONS_LEN) {
         return;
     }
 
@@ -245,42 +431,126 @@ static void make_room_for_extensions(BlockDriverState *bs, size_t space)
     }
 }
 
-ssize_t qcow2_rw_backing_write_extensions(BlockDriverState *bs, char *buf,
-                                          size_t buflen)
+/* Fills in the extensions of @bs; returns -ENOSPC if they do not fit */
+static int put_all_extensions(BlockDriverState *bs, char *buf, size_t buflen)
 {
     BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBackingGuardExt guard;
-    ssize_t len, ret;
+    Qcow2RwBacking *rwb = s->rw_backing;
+    Qcow2UnknownHeaderExtension *unknown;
+    ssize_t len = qcow2_shell_put_extensions(&rwb->pointer, buf, buflen);
 
-    if (!s->rw_backing) {
-        return 0;
-    }
+    if (len >= 0 && rwb->guard.kind != QCOW2_RW_BACKING_GUARD_NONE) {
+        Qcow2RwBackingGuardExt guard;
 
-    len = qcow2_rw_backing_put_extensions(&s->rw_backing->pointer, buf,
-                                          buflen);
-    if (len >= 0) {
-        make_room_for_extensions(bs, buflen - len - LATER_EXTENSIONS_LEN);
-    }
-    if (len >= 0 && s->rw_backing->guard.kind != QCOW2_RW_BACKING_GUARD_NONE) {
-        qcow2_rw_backing_guard_serialize(&s->rw_backing->guard, &guard);
-        ret = write_extension(buf + len, buflen - len,
-                              QCOW2_EXT_MAGIC_RW_BACKING_GUARD,
+        qcow2_rw_backing_guard_serialize(&rwb->guard, &guard);
+        buf += len;
+        buflen -= len;
+        len = write_extension(buf, buflen, QCOW2_EXT_MAGIC_RW_BACKING_GUARD,
                               &guard, sizeof(guard));
-        len = ret < 0 ? ret : len + ret;
     }
-    if (len >= 0) {
-        /*
-         * The header is on its way, with the size and without a stale guard.
-         * What has to be done for stale bitmaps is protected by the autoclear
-         * bit from here on, see update_ext_header_and_dir_in_place().
-         */
-        s->rw_backing->header_stale = false;
-        s->rw_backing->bitmaps_stale = false;
+    if (len >= 0 && s->nb_bitmaps) {
+        BitmapsExt bitmaps = {
+            .nb_bitmaps       = cpu_to_be32(s->nb_bitmaps),
+            .directory_size   = cpu_to_be64(s->bitmap_directory_size),
+            .directory_offset = cpu_to_be64(s->bitmap_directory_offset),
+        };
+
+        buf += len;
+        buflen -= len;
+        len = write_extension(buf, buflen, QCOW2_EXT_MAGIC_BITMAPS, &bitmaps,
+                              sizeof(bitmaps));
     }
-    return len;
+    QLIST_FOREACH(unknown, &s->unknown_header_ext, next) {
+        if (len < 0) {
+            break;
+        }
+        buf += len;
+        buflen -= len;
+        len = write_extension(buf, buflen, unknown->magic, unknown->data,
+                              unknown->len);
+    }
+    /* The end of the extensions is a zero, as is the rest of the cluster */
+    return len < 0 ? len : buflen - len < 8 ? -ENOSPC : 0;
 }
 
-void qcow2_rw_backing_free(BlockDriverState *bs)
+/* Fills in @buf, a cluster of zeroes */
+static int serialize_header(BlockDriverState *bs, char *buf)
+{
+    BDRVQcow2State *s = bs->opaque;
+    size_t header_length = sizeof(QCowHeader) + s->unknown_header_fields_size;
+    QCowHeader header = {
+        .magic                  = cpu_to_be32(QCOW_MAGIC),
+        .version                = cpu_to_be32(3),
+        .cluster_bits           = cpu_to_be32(s->cluster_bits),
+        .size                   = cpu_to_be64(bs->total_sectors *
+                                              BDRV_SECTOR_SIZE),
+        .refcount_table_offset  = cpu_to_be64(s->refcount_table_offset),
+        .refcount_table_clusters =
+            cpu_to_be32(s->refcount_table_size >> (s->cluster_bits - 3)),
+        .incompatible_features  = cpu_to_be64(s->incompatible_features),
+        .compatible_features    = cpu_to_be64(s->compatible_features),
+        .autoclear_features     = cpu_to_be64(s->autoclear_features),
+        .refcount_order         = cpu_to_be32(s->refcount_order),
+        .header_length          = cpu_to_be32(header_length),
+    };
+
+    /* The header was read with these fields, so there is space for them */
+    memcpy(buf, &header, sizeof(header));
+    if (s->unknown_header_fields_size) {
+        memcpy(buf + sizeof(header), s->unknown_header_fields,
+               s->unknown_header_fields_size);
+    }
+    return put_all_extensions(bs, buf + header_length,
+                              s->cluster_size - header_length);
+}
+
+/* The events when a header is on its way, and when it is durable */
+static const Qcow2ShellEvent header_events[QCOW2_SHELL_SEAL__MAX][2] = {
+    [QCOW2_SHELL_SEAL_NONE]    = { QCOW2_SHELL_UNSEALING,
+                                   QCOW2_SHELL_UNSEALED },
+    [QCOW2_SHELL_SEAL_SAMPLED] = { QCOW2_SHELL_SEALING_SAMPLED,
+                                   QCOW2_SHELL_SEALED_SAMPLED },
+    [QCOW2_SHELL_SEAL_EXACT]   = { QCOW2_SHELL_SEALING_EXACT,
+                                   QCOW2_SHELL_SEALED_EXACT },
+};
+
+/*
+ * The only place that writes what a header says of the RW backing.  As long as
+ * it says the same as before, a crash leaves one of two headers that mean the
+ * same; whoever needs other fields to be durable flushes the file.
+ */
+int coroutine_mixed_fn qcow2_rw_backing_write_header(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+    Qcow2ShellSeal seal = qcow2_shell_guard_seal(&rwb->guard);
+    bool changes = rwb->state.seal != seal;
+    char *buf = qemu_blockalign(bs->file->bs, s->cluster_size);
+    int ret;
+
+    make_room_for_extensions(bs, buf);
+    memset(buf, 0, s->cluster_size);
+    ret = serialize_header(bs, buf);
+    if (ret == 0) {
+        if (changes) {
+            qcow2_shell_state_event(&rwb->state, header_events[seal][0]);
+        }
+        ret = bdrv_pwrite(bs->file, 0, s->cluster_size, buf, 0);
+    }
+    if (ret == 0 && changes) {
+        ret = bdrv_flush(bs->file->bs);
+    }
+    if (ret == 0) {
+        rwb->header_outdated = false;
+        if (changes) {
+            qcow2_shell_state_event(&rwb->state, header_events[seal][1]);
+        }
+    }
+    qemu_vfree(buf);
+    return ret;
+}
+
+void qcow2_shell_free(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
 
@@ -288,26 +558,21 @@ void qcow2_rw_backing_free(BlockDriverState *bs)
         qcow2_rw_backing_pointer_destroy(&s->rw_backing->pointer);
         qcow2_rw_backing_file_close(&s->rw_backing->file);
         g_free(s->rw_backing->guard_reason);
+        g_slist_free(s->rw_backing->loaded);
+        g_slist_free(s->rw_backing->merged);
         g_clear_pointer(&s->rw_backing, g_free);
     }
 }
 
-ImageInfoSpecificQCow2RwBacking *qcow2_rw_backing_get_info(BlockDriverState *bs)
+Qcow2ShellSeal qcow2_shell_guard_seal(const Qcow2RwBackingGuard *guard)
 {
-    BDRVQcow2State *s = bs->opaque;
-    ImageInfoSpecificQCow2RwBacking *info;
-
-    if (!s->rw_backing) {
-        return NULL;
+    switch (guard->kind) {
+    case QCOW2_RW_BACKING_GUARD_NONE:
+        return QCOW2_SHELL_SEAL_NONE;
+    case QCOW2_RW_BACKING_GUARD_FILE:
+        return QCOW2_SHELL_SEAL_EXACT;
+    default:
+        /* Counters of a device start anew with the host */
+        return QCOW2_SHELL_SEAL_SAMPLED;
     }
-
-    info = g_new(ImageInfoSpecificQCow2RwBacking, 1);
-    *info = (ImageInfoSpecificQCow2RwBacking) {
-        .format      = g_strdup(s->rw_backing->pointer.format),
-        .filename    = g_strdup(s->rw_backing->pointer.filename),
-        .name_stored = s->rw_backing->pointer.filename != NULL,
-        .guard       = s->rw_backing->guard_state,
-        .guard_reason = g_strdup(s->rw_backing->guard_reason),
-    };
-    return info;
 }

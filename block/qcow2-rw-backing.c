@@ -16,17 +16,30 @@
 #include "qemu/module.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
+#include "block/dirty-bitmap.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing.h"
+#include "qcow2-rw-backing-bitmaps.h"
+#include "qcow2-rw-backing-info.h"
+#include "qcow2-rw-backing-reopen.h"
+#include "qcow2-rw-backing-seal.h"
 
 static inline BdrvChild *rw_backing_child(BlockDriverState *bs)
 {
-    BDRVQcow2State *s = bs->opaque;
-
-    return s->rw_backing->child;
+    return qcow2_shell(bs)->child;
 }
 
-/* Has to be repeated whenever the RW backing is replaced */
+/*
+ * Before each request that writes.  The gate is open, unless the image was left
+ * and may be believed by others although it is still here.
+ */
+static inline int coroutine_fn GRAPH_RDLOCK write_gate(BlockDriverState *bs)
+{
+    if (likely(qcow2_shell(bs)->state.may_write)) {
+        return 0;
+    }
+    return qcow2_shell_open_gate(bs);
+}
+
 static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
 {
     BlockDriverState *child_bs = rw_backing_child(bs)->bs;
@@ -42,56 +55,17 @@ static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
 }
 
 /*
- * The block layer asks the users of a node last.  If one of them refuses, the
- * node stays active, and must not have stored its bitmaps and lost them.
+ * A flush that has failed, also one that was part of a write, may have lost
+ * data that a bitmap does not know any more, since it was backed up: the disk
+ * is older than its backup then, wherever it was written to, and whether the
+ * next flush succeeds or not.
  */
-static int GRAPH_RDLOCK inactivate_parents(BlockDriverState *bs)
+static inline int after_flush(BlockDriverState *bs, int ret, bool flushed)
 {
-    uint64_t perm, shared;
-    BdrvChild *parent;
-    int ret;
-
-    QLIST_FOREACH(parent, &bs->parents, next_parent) {
-        if (parent->klass->inactivate) {
-            ret = parent->klass->inactivate(parent);
-            if (ret < 0) {
-                return ret;
-            }
-        }
-    }
-    bdrv_get_cumulative_perm(bs, &perm, &shared);
-    return perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED) ? -EPERM : 0;
-}
-
-static int GRAPH_RDLOCK qcow2_rw_backing_inactivate(BlockDriverState *bs)
-{
-    BDRVQcow2State *s = bs->opaque;
-    int ret = inactivate_parents(bs);
-
-    if (ret < 0) {
-        return ret;
-    }
-    ret = bdrv_qcow2.bdrv_inactivate(bs);
-    if (ret < 0 && rw_backing_child(bs)) {
-        /* The node stays active: nobody may trust what was stored */
-        s->rw_backing->guard.kind = QCOW2_RW_BACKING_GUARD_NONE;
-        if (bdrv_is_writable(bs) && qcow2_update_header(bs) < 0) {
-            warn_report("Bitmaps in '%s' may miss what is written from now on",
-                        bs->filename);
-        }
+    if (unlikely(ret < 0) && flushed && ret != -ENOTSUP) {
+        qcow2_shell_flush_failed(bs);
     }
     return ret;
-}
-
-static void coroutine_fn GRAPH_RDLOCK
-qcow2_rw_backing_co_invalidate_cache(BlockDriverState *bs, Error **errp)
-{
-    bdrv_qcow2.bdrv_co_invalidate_cache(bs, errp);
-
-    /* On failure, there is no driver any more */
-    if (bs->drv == &bdrv_qcow2_rw_backing && rw_backing_child(bs)) {
-        set_supported_flags(bs);
-    }
 }
 
 /* I/O; debug events go to bs->file, where blkdebug is with any qcow2 image */
@@ -111,22 +85,39 @@ qcow2_rw_backing_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
                                  size_t qiov_offset, BdrvRequestFlags flags)
 {
+    int ret = write_gate(bs);
+
+    if (ret < 0) {
+        return ret;
+    }
     BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
-    return bdrv_co_pwritev_part(rw_backing_child(bs), offset, bytes, qiov,
-                                qiov_offset, flags);
+    ret = bdrv_co_pwritev_part(rw_backing_child(bs), offset, bytes, qiov,
+                               qiov_offset, flags);
+    return after_flush(bs, ret, flags & BDRV_REQ_FUA);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, BdrvRequestFlags flags)
 {
-    return bdrv_co_pwrite_zeroes(rw_backing_child(bs), offset, bytes, flags);
+    int ret = write_gate(bs);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_co_pwrite_zeroes(rw_backing_child(bs), offset, bytes, flags);
+    return after_flush(bs, ret, flags & BDRV_REQ_FUA);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pdiscard(BlockDriverState *bs, int64_t offset,
                              int64_t bytes)
 {
+    int ret = write_gate(bs);
+
+    if (ret < 0) {
+        return ret;
+    }
     return bdrv_co_pdiscard(rw_backing_child(bs), offset, bytes);
 }
 
@@ -149,6 +140,11 @@ qcow2_rw_backing_co_copy_range_to(BlockDriverState *bs,
                                   int64_t bytes, BdrvRequestFlags read_flags,
                                   BdrvRequestFlags write_flags)
 {
+    int ret = write_gate(bs);
+
+    if (ret < 0) {
+        return ret;
+    }
     return bdrv_co_copy_range_to(src, src_offset,
                                  rw_backing_child(bs), dst_offset, bytes,
                                  read_flags, write_flags);
@@ -157,18 +153,16 @@ qcow2_rw_backing_co_copy_range_to(BlockDriverState *bs,
 /*
  * Guests, whose data is in the RW backing, must not suffer from a shell that
  * cannot be written.  Metadata that refers to other metadata is flushed by
- * those who write it.
+ * those who write it.  If writes went on although the gate is closed, it is
+ * tried again, even if they are the last ones.
  */
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_flush(BlockDriverState *bs)
 {
-    int ret;
-
-    if (rw_backing_child(bs)) {
-        return bdrv_co_flush(rw_backing_child(bs)->bs);
+    if (unlikely(qcow2_shell(bs)->gate_reported) && bdrv_is_writable(bs)) {
+        qcow2_shell_open_gate(bs);
     }
-    ret = bdrv_qcow2.bdrv_co_flush_to_os(bs);
-    return ret < 0 ? ret : bdrv_co_flush(bs->file->bs);
+    return after_flush(bs, bdrv_co_flush(rw_backing_child(bs)->bs), true);
 }
 
 /*
@@ -178,8 +172,7 @@ qcow2_rw_backing_co_flush(BlockDriverState *bs)
 static bool coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_is_inserted(BlockDriverState *bs)
 {
-    return bdrv_co_is_inserted(rw_backing_child(bs) ? rw_backing_child(bs)->bs
-                                                    : bs->file->bs);
+    return bdrv_co_is_inserted(rw_backing_child(bs)->bs);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -225,18 +218,88 @@ static void qcow2_rw_backing_cancel_in_flight(BlockDriverState *bs)
 static int64_t coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_getlength(BlockDriverState *bs)
 {
-    BDRVQcow2State *s = bs->opaque;
-
-    if (!rw_backing_child(bs)) {
-        return s->rw_backing->stored_size;
-    }
     return bdrv_co_getlength(rw_backing_child(bs)->bs);
+}
+
+static void coroutine_fn GRAPH_RDLOCK write_size(BlockDriverState *bs)
+{
+    int ret = qcow2_update_header(bs);
+
+    if (ret == 0) {
+        ret = bdrv_co_flush(bs->file->bs);
+    }
+    if (ret < 0) {
+        warn_report("Could not write the new size to the header of '%s': %s",
+                    bs->filename, strerror(-ret));
+    }
+}
+
+/*
+ * A backup that ends where the disk did has zeroes behind its end.  The new
+ * part of a disk has zeroes, too, unless it lies where other data was (a
+ * volume), or is made up from it (LUKS).  But if the disk was larger before,
+ * and was backed up then, there is something else in the backup.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+set_new_part_dirty(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    BlockDriverState *child_bs = rw_backing_child(bs)->bs;
+    bool shrunk = qcow2_shell(bs)->shrunk;
+
+    while (bytes) {
+        int64_t count = bytes;
+        int ret = shrunk ? 0 : bdrv_co_block_status_above(child_bs, NULL,
+                                                          offset, bytes, &count,
+                                                          NULL, NULL);
+
+        if (ret < 0 || count == 0) {
+            count = bytes;
+        }
+        if (ret < 0 || !(ret & BDRV_BLOCK_ZERO)) {
+            bdrv_set_dirty(bs, offset, count);
+        }
+        offset += count;
+        bytes -= count;
+    }
+}
+
+static void coroutine_fn GRAPH_RDLOCK
+take_over_new_size(BlockDriverState *bs, int64_t size)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    int64_t old_size = bs->total_sectors * BDRV_SECTOR_SIZE;
+
+    bs->total_sectors = size / BDRV_SECTOR_SIZE;
+    rwb->stored_size = size;
+    if (size < old_size) {
+        /* If there are no bitmaps by then, nobody will ask */
+        rwb->shrunk = bdrv_dirty_bitmap_first(bs);
+    } else if (size > old_size) {
+        bdrv_dirty_bitmap_truncate(bs, size);
+        set_new_part_dirty(bs, old_size, size - old_size);
+    }
+}
+
+/*
+ * The RW backing was asked to become smaller, which has failed on the way, or
+ * nobody knows whether it has.  What lies behind @offset may be gone already:
+ * qcow2 discards it first.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+set_lost_part_dirty(BlockDriverState *bs, int64_t offset)
+{
+    int64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+
+    if (offset < size) {
+        bdrv_set_dirty(bs, offset, size - offset);
+        qcow2_shell(bs)->shrunk = bdrv_dirty_bitmap_first(bs);
+    }
 }
 
 /*
  * Resizes the RW backing; the metadata follows.  A crash in between leaves a
  * header with another size than that of the RW backing, which
- * take_over_size() deals with, and bitmaps that are in use anyway.
+ * qcow2_shell_judge() deals with, and bitmaps that are in use anyway.
  */
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
@@ -252,11 +315,10 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                    (unsigned) BDRV_SECTOR_SIZE);
         return -EINVAL;
     }
-
-    if (!rw_backing_child(bs)) {
-        error_setg(errp, "Image '%s' was opened without its RW backing, which "
-                   "is needed to resize it", bs->filename);
-        return -EINVAL;
+    ret = write_gate(bs);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "'%s' cannot be written to", bs->filename);
+        return ret;
     }
 
     QEMU_LOCK_GUARD(&s->lock);
@@ -267,6 +329,9 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     ret = bdrv_co_truncate(rw_backing_child(bs), offset, exact, prealloc,
                            flags, errp);
     if (ret < 0) {
+        if (ret != -ENOTSUP) {
+            set_lost_part_dirty(bs, offset);
+        }
         return ret;
     }
 
@@ -275,20 +340,13 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     if (size < 0) {
         error_setg_errno(errp, -size, "Could not get the new size of the RW "
                          "backing of '%s'", bs->filename);
+        set_lost_part_dirty(bs, offset);
         return size;
     }
-    bs->total_sectors = size / BDRV_SECTOR_SIZE;
-    s->rw_backing->stored_size = size;
+    take_over_new_size(bs, size);
 
     /* The disk has its new size, whether the header knows it yet or not */
-    ret = qcow2_update_header(bs);
-    if (ret == 0) {
-        ret = bdrv_co_flush(bs->file->bs);
-    }
-    if (ret < 0) {
-        warn_report("Could not write the new size to the header of '%s': %s",
-                    bs->filename, strerror(-ret));
-    }
+    write_size(bs);
     return 0;
 }
 
@@ -296,52 +354,19 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 {
     BDRVQcow2State *s = bs->opaque;
-    int ret = 0;
+    /* Clusters of the shell mean nothing to those who copy its data */
+    int ret = bdrv_co_get_info(rw_backing_child(bs)->bs, bdi);
 
-    if (rw_backing_child(bs)) {
-        /* Clusters of the shell mean nothing to those who copy its data */
-        ret = bdrv_co_get_info(rw_backing_child(bs)->bs, bdi);
-        if (ret == -ENOTSUP) {
-            ret = 0;
-        }
-    }
     bdi->vm_state_offset = 0;
     bdi->is_dirty |= s->incompatible_features & QCOW2_INCOMPAT_DIRTY;
-    return ret;
+    return ret == -ENOTSUP ? 0 : ret;
 }
 
 static void GRAPH_RDLOCK
 qcow2_rw_backing_refresh_limits(BlockDriverState *bs, Error **errp)
 {
     /* The limits themselves come from the only child with data */
-    if (rw_backing_child(bs)) {
-        set_supported_flags(bs);
-    }
-}
-
-/*
- * What was wrong with the metadata when the image was opened does not count
- * as sound because it was put aside.
- */
-static int coroutine_fn GRAPH_RDLOCK
-qcow2_rw_backing_co_check(BlockDriverState *bs, BdrvCheckResult *result,
-                          BdrvCheckMode fix)
-{
-    BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBacking *rwb = s->rw_backing;
-    int ret = bdrv_qcow2.bdrv_co_check(bs, result, fix);
-
-    if (!rwb->damaged) {
-        return ret;
-    }
-    if ((fix & BDRV_FIX_ERRORS) && ret == 0 && !result->corruptions &&
-        !result->check_errors && !rwb->header_stale) {
-        rwb->damaged = false;
-        result->corruptions_fixed++;
-    } else {
-        result->corruptions++;
-    }
-    return ret;
+    set_supported_flags(bs);
 }
 
 static int GRAPH_RDLOCK
@@ -387,16 +412,17 @@ BlockDriver bdrv_qcow2_rw_backing = {
     .is_format                          = true,
 
     .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
-    .bdrv_inactivate                    = qcow2_rw_backing_inactivate,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
-    .bdrv_reopen_prepare                = qcow2_rw_backing_reopen_prepare,
-    .bdrv_reopen_abort                  = qcow2_rw_backing_reopen_abort,
-    .bdrv_reopen_commit_post            = qcow2_rw_backing_reopen_commit_post,
-    .bdrv_co_invalidate_cache           = qcow2_rw_backing_co_invalidate_cache,
+    .bdrv_reopen_keeps_child            = qcow2_shell_reopen_keeps_child,
+    .bdrv_reopen_prepare                = qcow2_shell_reopen_prepare,
+    .bdrv_reopen_commit                 = qcow2_shell_reopen_commit,
+    .bdrv_reopen_commit_post            = qcow2_shell_reopen_commit_post,
+    .bdrv_reopen_abort                  = qcow2_shell_reopen_abort,
     .bdrv_co_getlength                  = qcow2_rw_backing_co_getlength,
     .bdrv_co_truncate                   = qcow2_rw_backing_co_truncate,
     .bdrv_co_get_info                   = qcow2_rw_backing_co_get_info,
-    .bdrv_co_check                      = qcow2_rw_backing_co_check,
+    .bdrv_co_check                      = qcow2_shell_co_check,
+    .bdrv_get_specific_info             = qcow2_shell_get_specific_info,
     .bdrv_probe_blocksizes              = qcow2_rw_backing_probe_blocksizes,
     .bdrv_probe_geometry                = qcow2_rw_backing_probe_geometry,
 
@@ -417,12 +443,9 @@ static void qcow2_rw_backing_init(void)
 {
     BlockDriver *drv = &bdrv_qcow2_rw_backing;
 
-    drv->bdrv_close = bdrv_qcow2.bdrv_close;
-    drv->bdrv_reopen_commit = bdrv_qcow2.bdrv_reopen_commit;
     drv->bdrv_join_options = bdrv_qcow2.bdrv_join_options;
     drv->mutable_opts = bdrv_qcow2.mutable_opts;
 
-    drv->bdrv_get_specific_info = bdrv_qcow2.bdrv_get_specific_info;
     drv->create_opts = bdrv_qcow2.create_opts;
     drv->bdrv_detach_aio_context = bdrv_qcow2.bdrv_detach_aio_context;
     drv->bdrv_attach_aio_context = bdrv_qcow2.bdrv_attach_aio_context;

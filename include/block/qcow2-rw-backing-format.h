@@ -36,23 +36,51 @@ typedef struct QEMU_PACKED Qcow2RwBackingExt {
 
 QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingExt) != 40);
 
+/* What is known of a file under the RW backing */
+typedef struct QEMU_PACKED Qcow2RwBackingFileExt {
+    uint64_t size;              /* in bytes */
+    uint64_t mtime_sec;         /* signed */
+    uint32_t mtime_nsec;
+    uint8_t reserved[36];       /* must be zero */
+} Qcow2RwBackingFileExt;
+
+/* What is known of a block device under the RW backing */
+typedef struct QEMU_PACKED Qcow2RwBackingDeviceExt {
+    uint8_t boot_id[16];
+    uint64_t diskseq;
+    uint64_t written;           /* in sectors of 512 bytes */
+    uint64_t discarded;
+    uint64_t disk_written;
+    uint64_t disk_discarded;
+} Qcow2RwBackingDeviceExt;
+
+/* The disk was larger at a time that its bitmaps tell of */
+#define QCOW2_RW_BACKING_GUARD_SHRUNK       1
+
 /*
  * Guard extension; all fields are big endian.  Fields that the kind does not
  * need are zero.
  */
 typedef struct QEMU_PACKED Qcow2RwBackingGuardExt {
-    uint32_t flags;             /* none defined, must be zero */
+    uint32_t flags;             /* QCOW2_RW_BACKING_GUARD_SHRUNK or 0 */
     uint8_t kind;               /* Qcow2RwBackingGuardKind */
-    uint8_t reserved[3];        /* must be zero */
+    uint8_t place;              /* Qcow2RwBackingPlace */
+    uint8_t reserved[2];        /* must be zero */
     uint64_t size;              /* of the RW backing, in bytes */
-    uint64_t mtime_sec;         /* signed */
-    uint32_t mtime_nsec;
     uint32_t bitmaps_checksum;
+    uint32_t other_files;       /* number of files besides the first */
+    uint64_t offset;            /* of the RW backing in file or disk */
     uint64_t seed;
     uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
+    union {
+        Qcow2RwBackingFileExt file;
+        Qcow2RwBackingDeviceExt device;
+    };
 } Qcow2RwBackingGuardExt;
 
-QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingGuardExt) != 72);
+QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingFileExt) !=
+                  sizeof(Qcow2RwBackingDeviceExt));
+QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingGuardExt) != 128);
 
 /* Where a shell finds its RW backing */
 typedef struct Qcow2RwBackingPointer {
@@ -69,9 +97,47 @@ typedef struct Qcow2RwBackingPointer {
 /* How to find out whether the RW backing was modified by others */
 typedef enum Qcow2RwBackingGuardKind {
     QCOW2_RW_BACKING_GUARD_NONE     = 0,    /* nothing recorded */
-    QCOW2_RW_BACKING_GUARD_MTIME    = 1,    /* size and modification time */
-    QCOW2_RW_BACKING_GUARD_SAMPLES  = 2,    /* size and digest of samples */
+    QCOW2_RW_BACKING_GUARD_FILE     = 1,    /* sizes and modification times */
+    QCOW2_RW_BACKING_GUARD_SAMPLES  = 2,    /* digest of samples */
+    QCOW2_RW_BACKING_GUARD_DEVICE   = 3,    /* counters, digest of samples */
 } Qcow2RwBackingGuardKind;
+
+/* What the RW backing is, seen from the host, if there are only samples */
+typedef enum Qcow2RwBackingPlace {
+    QCOW2_RW_BACKING_PLACE_OTHER        = 0,
+    QCOW2_RW_BACKING_PLACE_REMOTE_FILE  = 1,    /* part of one, as it is */
+    QCOW2_RW_BACKING_PLACE_DEVICE       = 2,    /* part of one, as it is */
+    QCOW2_RW_BACKING_PLACE_LOCAL_FILE   = 3,    /* part of one, as it is */
+    QCOW2_RW_BACKING_PLACE__MAX         = QCOW2_RW_BACKING_PLACE_LOCAL_FILE,
+} Qcow2RwBackingPlace;
+
+/* A file that is the RW backing, or the first one of those that make it up */
+typedef struct Qcow2RwBackingFileTime {
+    uint64_t size;              /* in bytes */
+    int64_t mtime_sec;
+    uint32_t mtime_nsec;
+} Qcow2RwBackingFileTime;
+
+/* How often a block device was written to, in sectors of 512 bytes */
+typedef struct Qcow2RwBackingCounters {
+    uint64_t written;
+    uint64_t discarded;
+} Qcow2RwBackingCounters;
+
+/* A block device that is the RW backing, or holds it */
+typedef struct Qcow2RwBackingDevice {
+    /* The counters start anew when the host does, or with another device */
+    uint8_t boot_id[16];
+    uint64_t diskseq;
+
+    Qcow2RwBackingCounters self;
+
+    /*
+     * If it is a partition, what was written to the whole disk without using
+     * one of its partitions
+     */
+    Qcow2RwBackingCounters disk;
+} Qcow2RwBackingDevice;
 
 /*
  * What the RW backing looked like when the bitmaps in the image were stored,
@@ -80,19 +146,35 @@ typedef enum Qcow2RwBackingGuardKind {
 typedef struct Qcow2RwBackingGuard {
     Qcow2RwBackingGuardKind kind;
 
+    /* Only for GUARD_SAMPLES */
+    Qcow2RwBackingPlace place;
+
     /* Size of the RW backing in bytes */
     uint64_t size;
 
-    /* When the RW backing was modified last, only for GUARD_MTIME */
-    int64_t mtime_sec;
-    uint32_t mtime_nsec;
-
-    /* Which samples were taken and what was in them, for GUARD_SAMPLES */
-    uint64_t seed;
-    uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
+    /* Since its bitmaps were added, it has been larger */
+    bool shrunk;
 
     /* Sum over the stored bitmaps, see qcow2_rw_backing_sum_*() */
     uint32_t bitmaps_checksum;
+
+    /* Only for GUARD_FILE */
+    uint32_t other_files;
+
+    /* Where the RW backing starts in the file or on the disk, in bytes */
+    uint64_t offset;
+
+    /* Which samples were taken, not for GUARD_FILE */
+    uint64_t seed;
+
+    /* Of the samples, for GUARD_FILE of size and time of other files */
+    uint8_t digest[QCOW2_RW_BACKING_DIGEST_LEN];
+
+    /* For GUARD_FILE; for PLACE_REMOTE_FILE, if it is not all zero */
+    Qcow2RwBackingFileTime file;
+
+    /* Only for GUARD_DEVICE */
+    Qcow2RwBackingDevice device;
 } Qcow2RwBackingGuard;
 
 /**
@@ -149,6 +231,10 @@ void qcow2_rw_backing_pointer_destroy(Qcow2RwBackingPointer *ptr);
  */
 bool qcow2_rw_backing_guard_parse(Qcow2RwBackingGuard *guard,
                                   const uint8_t *buf, size_t len);
+
+/* Returns true if both are the same on disk. */
+bool qcow2_rw_backing_guard_is_equal(const Qcow2RwBackingGuard *a,
+                                     const Qcow2RwBackingGuard *b);
 
 /* Fills in @ext, the data of the header extension, from a valid @guard. */
 void qcow2_rw_backing_guard_serialize(const Qcow2RwBackingGuard *guard,

@@ -14,8 +14,8 @@ from series.patches import Patch, Series, is_pattern
 
 WIDTH = 76
 # Where a file of ours enters QEMU, so that one patch must list it
-OWN_DIRECTORIES = ('block', 'include', 'qapi', 'docs/interop', 'tests/unit',
-                   'tests/qemu-iotests')
+OWN_DIRECTORIES = ('block', 'include', 'qapi', 'docs/devel', 'docs/interop',
+                   'tests/unit', 'tests/qemu-iotests')
 NOT_PATCHES = ('series', 'cover-letter', 'adapt')
 
 

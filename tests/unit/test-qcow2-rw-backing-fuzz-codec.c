@@ -2,15 +2,18 @@
  * Fuzz target: codec of qcow2 RW backing's header extensions
  *
  * What is parsed at all keeps to the rules of the specification and becomes
- * the same bytes again; what is not leaves nothing behind.
+ * the same bytes again; what is not leaves nothing behind.  Partition tables
+ * give a bounded number of places inside of the disk.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/timer.h"
 #include "block/qcow2-rw-backing-format.h"
+#include "block/qcow2-rw-backing-guard-partitions.h"
 #include "fuzz-qcow2-rw-backing.h"
 
 static void try_pointer(const uint8_t *data, size_t len)
@@ -51,9 +54,35 @@ static void try_guard(const uint8_t *data, size_t len)
     }
 
     g_assert_cmpint(guard.kind, !=, QCOW2_RW_BACKING_GUARD_NONE);
-    g_assert_cmpuint(guard.mtime_nsec, <, NANOSECONDS_PER_SECOND);
+    g_assert_cmpuint(guard.file.mtime_nsec, <, NANOSECONDS_PER_SECOND);
+    g_assert_cmpint(guard.place, <=, QCOW2_RW_BACKING_PLACE__MAX);
     qcow2_rw_backing_guard_serialize(&guard, &ext);
     g_assert_cmpmem(&ext, sizeof(ext), data, len);
+}
+
+/* As if the input were the start of a disk */
+static void try_partitions(const uint8_t *data, size_t len)
+{
+    Qcow2RwBackingPartitions found;
+    uint64_t size = (uint64_t)len * len, ebr_start;
+    unsigned int i;
+
+    qcow2_rw_backing_partitions_parse(data, len, size, &found);
+    g_assert_cmpuint(found.extended, <, MAX(size, 1));
+
+    ebr_start = found.extended;
+    for (i = 0; ebr_start && i < QCOW2_RW_BACKING_MAX_LOGICAL; i++) {
+        uint64_t next = qcow2_rw_backing_partitions_add_logical(
+            data, ebr_start, size, &found);
+
+        g_assert_true(next == 0 || (next > ebr_start && next < size));
+        ebr_start = next;
+    }
+    g_assert_cmpuint(found.count, <=, QCOW2_RW_BACKING_MAX_PARTITIONS);
+    for (i = 0; i < found.count; i++) {
+        g_assert_cmpuint(found.start[i], >, 0);
+        g_assert_cmpuint(found.start[i], <, size);
+    }
 }
 
 static void codec_one_input(const uint8_t *data, size_t len)
@@ -63,6 +92,7 @@ static void codec_one_input(const uint8_t *data, size_t len)
 
     try_pointer(exact, len);
     try_guard(exact, len);
+    try_partitions(exact, len);
 }
 
 static void seed_pointer(const char *name, const char *format,
@@ -87,6 +117,37 @@ static void seed_guard(const char *name, const Qcow2RwBackingGuard *guard)
     fuzz_seed_add(name, &ext, sizeof(ext));
 }
 
+static void seed_mbr(void)
+{
+    uint8_t mbr[QCOW2_RW_BACKING_MBR_LEN] = { [510] = 0x55, [511] = 0xaa };
+    int i;
+
+    for (i = 0; i < 4; i++) {
+        uint8_t *entry = mbr + 446 + 16 * i;
+
+        entry[4] = i == 1 ? 0x05 : 0x83;
+        stl_le_p(entry + 8, 16 * i + 8);
+        stl_le_p(entry + 12, 16);
+    }
+    fuzz_seed_add("mbr", mbr, sizeof(mbr));
+}
+
+static void seed_gpt(void)
+{
+    uint8_t gpt[4 * 512] = { 0 };
+    int i;
+
+    memcpy(gpt + 512, "EFI PART", 8);
+    stq_le_p(gpt + 512 + 72, 2);
+    stl_le_p(gpt + 512 + 80, 8);
+    stl_le_p(gpt + 512 + 84, 128);
+    for (i = 0; i < 8; i++) {
+        gpt[2 * 512 + i * 128] = i + 1;
+        stq_le_p(gpt + 2 * 512 + i * 128 + 32, 4 + i);
+    }
+    fuzz_seed_add("gpt", gpt, sizeof(gpt));
+}
+
 static void codec_make_seeds(void)
 {
     g_autofree char *format = g_strnfill(QCOW2_RW_BACKING_MAX_FORMAT, 'f');
@@ -95,18 +156,37 @@ static void codec_make_seeds(void)
     seed_pointer("pointer", "raw", "disk.raw");
     seed_pointer("pointer-without-name", "qcow2", NULL);
     seed_pointer("pointer-longest", format, filename);
-    seed_guard("guard-mtime", &(Qcow2RwBackingGuard) {
-        .kind               = QCOW2_RW_BACKING_GUARD_MTIME,
+    seed_mbr();
+    seed_gpt();
+    seed_guard("guard-file", &(Qcow2RwBackingGuard) {
+        .kind               = QCOW2_RW_BACKING_GUARD_FILE,
         .size               = 1234,
-        .mtime_sec          = -1,
-        .mtime_nsec         = NANOSECONDS_PER_SECOND - 1,
         .bitmaps_checksum   = 0xdeadbeef,
+        .other_files        = 3,
+        .offset             = 512,
+        .digest             = { 1, 2, 3, 4 },
+        .file.size          = 2000,
+        .file.mtime_sec     = -1,
+        .file.mtime_nsec    = NANOSECONDS_PER_SECOND - 1,
     });
     seed_guard("guard-samples", &(Qcow2RwBackingGuard) {
         .kind               = QCOW2_RW_BACKING_GUARD_SAMPLES,
         .size               = 4096,
+        .place              = QCOW2_RW_BACKING_PLACE_REMOTE_FILE,
         .seed               = 0x0123456789abcdef,
         .digest             = { 1, 2, 3, 4 },
+        .file.mtime_sec     = 1,
+    });
+    seed_guard("guard-device", &(Qcow2RwBackingGuard) {
+        .kind               = QCOW2_RW_BACKING_GUARD_DEVICE,
+        .size               = 4096,
+        .offset             = 1048576,
+        .seed               = 0x0123456789abcdef,
+        .digest             = { 1, 2, 3, 4 },
+        .device.boot_id     = { 5, 6, 7, 8 },
+        .device.diskseq     = 9,
+        .device.self        = { 10, 11 },
+        .device.disk        = { 12, 13 },
     });
 }
 

@@ -1,0 +1,115 @@
+/*
+ * qcow2 RW backing: what users are told of a shell
+ *
+ * For 'qemu-img info', query-named-block-nodes and 'qemu-img check'.  Nothing
+ * here changes what is known.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "qapi/qapi-types-block-core.h"
+#include "block/block_int.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-info.h"
+
+static ImageInfoSpecificQCow2RwBacking *rw_backing_info(BlockDriverState *bs)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    ImageInfoSpecificQCow2RwBacking *info;
+
+    info = g_new(ImageInfoSpecificQCow2RwBacking, 1);
+    *info = (ImageInfoSpecificQCow2RwBacking) {
+        .format       = g_strdup(rwb->pointer.format),
+        .filename     = g_strdup(rwb->pointer.filename),
+        .name_stored  = rwb->pointer.filename != NULL,
+        .guard        = rwb->guard_state,
+        .guard_reason = g_strdup(rwb->guard_reason),
+    };
+    return info;
+}
+
+/*
+ * Without bitmaps if the directory cannot be read: the question is about a disk
+ * that works.
+ */
+static Qcow2BitmapInfoList * GRAPH_RDLOCK bitmaps_info(BlockDriverState *bs)
+{
+    g_autoptr(GPtrArray) directory = qcow2_shell_directory_read(bs, NULL);
+    bool distrusted =
+        qcow2_shell(bs)->state.verdict == QCOW2_SHELL_DISTRUSTED;
+    Qcow2BitmapInfoList *list = NULL, **tail = &list;
+    guint i;
+
+    for (i = 0; directory && i < directory->len; i++) {
+        const Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
+        Qcow2BitmapInfo *info = g_new0(Qcow2BitmapInfo, 1);
+        Qcow2BitmapInfoFlagsList **flags = &info->flags;
+
+        info->name = g_strdup(entry->name);
+        info->granularity = UINT32_C(1) << entry->granularity_bits;
+        if (distrusted || (entry->flags & QCOW2_SHELL_BITMAP_IN_USE)) {
+            QAPI_LIST_APPEND(flags, QCOW2_BITMAP_INFO_FLAGS_IN_USE);
+        }
+        if (entry->flags & QCOW2_SHELL_BITMAP_AUTO) {
+            QAPI_LIST_APPEND(flags, QCOW2_BITMAP_INFO_FLAGS_AUTO);
+        }
+        QAPI_LIST_APPEND(tail, info);
+    }
+    return list;
+}
+
+ImageInfoSpecific *qcow2_shell_get_specific_info(BlockDriverState *bs,
+                                                 Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    ImageInfoSpecificQCow2 *data = g_new0(ImageInfoSpecificQCow2, 1);
+    ImageInfoSpecific *info = g_new0(ImageInfoSpecific, 1);
+
+    *data = (ImageInfoSpecificQCow2) {
+        .compat             = g_strdup("1.1"),
+        .has_extended_l2    = true,
+        .has_lazy_refcounts = true,
+        .lazy_refcounts     =
+            s->compatible_features & QCOW2_COMPAT_LAZY_REFCOUNTS,
+        .has_corrupt        = true,
+        .corrupt            =
+            s->incompatible_features & QCOW2_INCOMPAT_CORRUPT,
+        .refcount_bits      = s->refcount_bits,
+        .compression_type   = s->compression_type,
+        .rw_backing         = rw_backing_info(bs),
+        .bitmaps            = bitmaps_info(bs),
+    };
+    data->has_bitmaps = data->bitmaps;
+
+    info->type = IMAGE_INFO_SPECIFIC_KIND_QCOW2;
+    info->u.qcow2.data = data;
+    return info;
+}
+
+/*
+ * What was wrong with the metadata when the image was opened does not count as
+ * sound because it was put aside.
+ */
+int coroutine_fn qcow2_shell_co_check(BlockDriverState *bs,
+                                      BdrvCheckResult *result,
+                                      BdrvCheckMode fix)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    int ret = bdrv_qcow2.bdrv_co_check(bs, result, fix);
+
+    if (!rwb->state.needs_repair) {
+        return ret;
+    }
+    if ((fix & BDRV_FIX_ERRORS) && ret == 0 && !result->corruptions &&
+        !result->check_errors && !rwb->header_outdated) {
+        rwb->state.needs_repair = false;
+        result->corruptions_fixed++;
+    } else if (!result->corruptions) {
+        result->corruptions++;
+    }
+    return ret;
+}

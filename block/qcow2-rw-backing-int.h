@@ -1,0 +1,114 @@
+/*
+ * qcow2 RW backing: what our files share
+ *
+ * The state of a shell.  What the rooms do is in headers of their own; the map
+ * in docs/devel/qcow2-rw-backing.rst says what each of them is for.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef BLOCK_QCOW2_RW_BACKING_INT_H
+#define BLOCK_QCOW2_RW_BACKING_INT_H
+
+#include "qemu/stats64.h"
+#include "block/qcow2-rw-backing-format.h"
+#include "qcow2-rw-backing.h"
+#include "qcow2-rw-backing-guard.h"
+#include "qcow2-rw-backing-state.h"
+
+/* Names that QEMU takes for file descriptors which were passed to it */
+#define QCOW2_RW_BACKING_FDSET_PREFIX   "/dev/fdset/"
+
+/*
+ * A shell.  Written in the main thread while the node is quiesced, or under
+ * BDRVQcow2State.lock; constant for the I/O path.
+ */
+typedef struct Qcow2RwBacking {
+    /* NULL if the user only inspects the image */
+    BdrvChild *child;
+
+    /* While the image is reopened with another child, the one it had */
+    BlockDriverState *reopen_old_bs;
+
+    /* As stored in the header, whatever node the user chose at open time */
+    Qcow2RwBackingPointer pointer;
+
+    /* Size of the RW backing in bytes as stored in the header */
+    uint64_t stored_size;
+
+    /*
+     * If it has only grown since the bitmaps were stored, the size in bytes
+     * that it has now; 0 otherwise, or once the bitmaps are loaded
+     */
+    uint64_t grown_size;
+
+    /*
+     * Since its bitmaps were added, the disk may have been larger than it is:
+     * what it reads in a new part is not what it did there
+     */
+    bool shrunk;
+
+    /* The local file under the RW backing */
+    Qcow2RwBackingFile file;
+
+    /*
+     * The record that goes to the header when it is written next, of kind
+     * QCOW2_RW_BACKING_GUARD_NONE for a header without a seal.  What is in the
+     * file is in @state.
+     */
+    Qcow2RwBackingGuard guard;
+
+    /* What was found in the header when the image was opened */
+    Qcow2RwBackingGuard read_guard;
+
+    /*
+     * Bitmaps in memory that have all that the image knows, since they were
+     * just loaded from it (they were not there before) or brought together with
+     * it
+     */
+    GSList *loaded;
+    GSList *merged;
+
+    /* Checksum of the bitmaps in the image, if it is known */
+    bool has_stored_checksum;
+    uint32_t stored_checksum;
+
+    Qcow2ShellState state;
+
+    /* When to compare the RW backing, what came out, and why */
+    BlockdevQcow2RwBackingGuard guard_mode;
+    Qcow2RwBackingGuardState guard_state;
+    char *guard_reason;
+
+    /* All bitmaps know of flushes that have failed before (get_clock()) */
+    Stat64 flush_failures_seen;
+
+    /* The header has to be written as soon as the node is writable */
+    bool header_outdated;
+
+    /*
+     * The gate for writes: when to try again (QEMU_CLOCK_REALTIME, in ns), and
+     * was the user told that it cannot be opened?
+     */
+    int64_t retry_time;
+    bool gate_reported;
+} Qcow2RwBacking;
+
+/* Driver tables of a shell; never registered, see qcow2_rw_backing_open() */
+extern BlockDriver bdrv_qcow2_rw_backing;
+extern BlockDriver bdrv_qcow2_rw_backing_inspected;
+
+static inline Qcow2RwBacking *qcow2_shell(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return s->rw_backing;
+}
+
+static inline bool qcow2_is_shell(BlockDriverState *bs)
+{
+    return bs->drv == &bdrv_qcow2_rw_backing ||
+           bs->drv == &bdrv_qcow2_rw_backing_inspected;
+}
+
+#endif

@@ -1,0 +1,133 @@
+/*
+ * qcow2 RW backing: new bitmaps of a shell
+ *
+ * A bitmap is stored long after it was added.  What can stand against that is
+ * found out before, and space is reserved.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/lockable.h"
+#include "qemu/module.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing-int.h"
+
+/* Bytes that one copy of all persistent bitmaps takes up in the image */
+static uint64_t copy_size(BlockDriverState *bs, const char *name,
+                          uint32_t granularity)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t length = bs->total_sectors * BDRV_SECTOR_SIZE;
+    uint64_t bytes = DIV_ROUND_UP(DIV_ROUND_UP(length, granularity), 8);
+    uint64_t clusters = DIV_ROUND_UP(bytes, s->cluster_size);
+    /* See "Bitmap directory" in the specification of qcow2 */
+    uint64_t dir_entry_len = ROUND_UP(24 + strlen(name), 8);
+
+    return qcow2_get_persistent_dirty_bitmap_size(bs, s->cluster_size) +
+        clusters * s->cluster_size +
+        ROUND_UP(clusters * sizeof(uint64_t), s->cluster_size) +
+        ROUND_UP(dir_entry_len, s->cluster_size);
+}
+
+static void set_damaged_error(BlockDriverState *bs, const char *name,
+                              Error **errp)
+{
+    error_setg(errp, "Metadata of '%s' is damaged, it has to be repaired with "
+               "'qemu-img check -r all' before it can store bitmap '%s'",
+               bs->filename, name);
+}
+
+/*
+ * Bitmaps are stored when the image is closed, which is too late to find out
+ * that there is no space for them.  While they are stored, the old copies are
+ * still there.  What exists in the file already, used or not, may be used by
+ * bitmaps that are not stored yet.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+reserve_space(BlockDriverState *bs, const char *name, uint32_t granularity,
+              Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint64_t needed = 2 * copy_size(bs, name, granularity);
+    Error *local_err = NULL;
+    int64_t length, last;
+    int ret;
+
+    QEMU_LOCK_GUARD(&s->lock);
+
+    length = bdrv_co_getlength(bs->file->bs);
+    if (length < 0) {
+        error_setg_errno(errp, -length, "Could not get the size of '%s'",
+                         bs->filename);
+        return false;
+    }
+    last = qcow2_get_last_cluster(bs, length);
+    if (last < 0) {
+        s->rw_backing->state.needs_repair = true;
+        set_damaged_error(bs, name, errp);
+        return false;
+    }
+
+    needed += (last + 1) * s->cluster_size;
+    needed += qcow2_refcount_metadata_size(needed / s->cluster_size,
+                                           s->cluster_size, s->refcount_order,
+                                           false, NULL);
+    if (needed <= length) {
+        return true;
+    }
+
+    ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_FALLOC, 0,
+                           &local_err);
+    if (ret < 0 && ret != -ENOSPC && ret != -EFBIG && ret != -EDQUOT) {
+        /* Not every protocol can reserve space, but the file has to grow */
+        error_free(local_err);
+        local_err = NULL;
+        ret = bdrv_co_truncate(bs->file, needed, false, PREALLOC_MODE_OFF, 0,
+                               &local_err);
+    }
+    if (ret < 0) {
+        error_propagate_prepend(errp, local_err, "No space for bitmap '%s' in "
+                                "'%s', which may need %" PRIu64 " bytes: ",
+                                name, bs->filename, needed);
+        return false;
+    }
+    return true;
+}
+
+static bool coroutine_fn GRAPH_RDLOCK
+co_can_store_new_dirty_bitmap(BlockDriverState *bs, const char *name,
+                              uint32_t granularity, Error **errp)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    if (s->rw_backing->state.needs_repair) {
+        set_damaged_error(bs, name, errp);
+        return false;
+    }
+    if (!bdrv_is_writable(bs)) {
+        error_setg(errp, "Image '%s' is not writable, it cannot store bitmap "
+                   "'%s'", bs->filename, name);
+        return false;
+    }
+    return bdrv_qcow2.bdrv_co_can_store_new_dirty_bitmap(bs, name, granularity,
+                                                         errp) &&
+           reserve_space(bs, name, granularity, errp);
+}
+
+static void qcow2_rw_backing_new_bitmaps_init(void)
+{
+    BlockDriver *drv = &bdrv_qcow2_rw_backing;
+
+    drv->bdrv_supports_persistent_dirty_bitmap =
+        bdrv_qcow2.bdrv_supports_persistent_dirty_bitmap;
+    drv->bdrv_co_can_store_new_dirty_bitmap =
+        co_can_store_new_dirty_bitmap;
+    drv->bdrv_co_remove_persistent_dirty_bitmap =
+        bdrv_qcow2.bdrv_co_remove_persistent_dirty_bitmap;
+}
+
+block_init(qcow2_rw_backing_new_bitmaps_init);
