@@ -18,6 +18,11 @@ from rw_backing_shell import Guard, ShellImage
 MIB = 1024 * 1024
 
 
+def json_option(options: Dict[str, Any]) -> str:
+    """For a list of options, in which commas are doubled."""
+    return 'json:' + json.dumps(options).replace(',', ',,')
+
+
 class Opened(NamedTuple):
     """How an image presented itself while it was open."""
     guard: str
@@ -39,6 +44,10 @@ class GuardTestCase(iotests.QMPTestCase):
     """
     size = 8 * MIB
     fmt = 'raw'
+    fmt_options: List[str] = []
+
+    # How the guard calls a disk that nobody has touched
+    quiet = 'unchanged'
 
     def setUp(self) -> None:
         # pylint: disable=consider-using-with
@@ -65,7 +74,8 @@ class GuardTestCase(iotests.QMPTestCase):
         raw = os.path.join(self.dir, 'data')
         with open(raw, 'wb') as file:
             file.write(self.data)
-        qemu_img('convert', '-f', 'raw', '-O', self.fmt, raw, self.disk)
+        qemu_img('convert', '-f', 'raw', '-O', self.fmt, *self.fmt_options,
+                 raw, self.disk)
         os.remove(raw)
 
     def add_bitmap(self) -> None:
@@ -141,10 +151,12 @@ class GuardTestCase(iotests.QMPTestCase):
                      'warning', 'checksum', 'Pattern verification failed'):
             self.assertNotIn(text, log)
 
-    def assert_quiet(self, opened: Opened) -> None:
+    def assert_quiet(self, opened: Opened, quiet: str = '') -> None:
         """The disk is as it was left, and so is the bitmap."""
         self.assert_no_complaint(opened.log)
-        self.assertEqual((opened.guard, opened.reason), ('unchanged', None))
+        self.assertEqual(opened.guard, quiet or self.quiet)
+        if opened.guard == 'unchanged':
+            self.assertIsNone(opened.reason)
         self.assertEqual(opened.bitmaps, {'b': len(self.dirty)})
 
     def assert_alarm(self, opened: Opened, reason: str,
@@ -184,11 +196,31 @@ class GuardTestCase(iotests.QMPTestCase):
     def stored_guard(self) -> Optional[Guard]:
         return ShellImage(self.shell).guard
 
+    def refuse(self, message: str, **options: Any) -> None:
+        """The image does not open, and is not touched."""
+        with open(self.shell, 'rb') as file:
+            before = file.read()
+        with iotests.VM() as vm:
+            vm.launch()
+            result = vm.qmp('blockdev-add', self.node(**options))
+            self.assertIn(message, self.dictpath(result, 'error/desc'))
+        with open(self.shell, 'rb') as file:
+            self.assertTrue(file.read() == before, 'the image has changed')
+
+    def refuse_strictly(self, reason: str = '', **options: Any) -> None:
+        """Asked for proof, QEMU has to say that there is none."""
+        self.refuse("There is no proof that the RW backing of "
+                    f"'{self.shell}' is unchanged: {reason}",
+                    rw_backing_guard='strict', **options)
+
     def stored_kind(self) -> int:
         guard = self.stored_guard()
         return guard.kind if guard else 0
 
     def start_over(self) -> None:
+        self.start_over_with(self.quiet)
+
+    def start_over_with(self, quiet: str) -> None:
         """What the user does who has lost the bitmap."""
         qemu_img('bitmap', '--remove', '-f', 'qcow2', self.shell, 'b')
         qemu_img('bitmap', '--add', '-f', 'qcow2', self.shell, 'b')
@@ -196,7 +228,7 @@ class GuardTestCase(iotests.QMPTestCase):
         result = qemu_io('-f', 'qcow2', '-c', self.fill(5), self.shell)
         self.assert_no_complaint(result.stdout)
         self.dirty.append(5)
-        self.assert_quiet(self.open())
+        self.assert_quiet(self.open(), quiet)
 
     def poke(self, offset: int, data: bytes, path: str = '') -> None:
         """As another program does."""
@@ -205,10 +237,10 @@ class GuardTestCase(iotests.QMPTestCase):
             file.write(data)
         self.data[offset:offset + len(data)] = data
 
-    def loop_device(self, path: str) -> str:
+    def loop_device(self, path: str, *options: str) -> str:
         """Skips the case if there is none."""
         try:
-            device = losetup('--find', '--show', path)
+            device = losetup('--find', '--show', *options, path)
         except (OSError, subprocess.CalledProcessError) as exc:
             reason = getattr(exc, 'stderr', None) or str(exc)
             self.case_skip(f'no loop devices: {reason.strip()}')

@@ -22,30 +22,81 @@ IN_USE = 1
 AUTO = 2
 
 MIB = 1024 * 1024
-GUARD_FORMAT = '>IB3sQqIIQ32s'
+GUARD_FORMAT = '>IBB2sQIIQQ32s56s'
+FILE_FORMAT = '>QqI36s'
+DEVICE_FORMAT = '>16sQQQQQ'
+
+# Kinds of guards, and places that samples are of
+FILE = 1
+SAMPLES = 2
+DEVICE = 3
+REMOTE_FILE_PLACE = 1
+DEVICE_PLACE = 2
+LOCAL_FILE_PLACE = 3
+
+
+class FileTime(NamedTuple):
+    size: int = 0
+    mtime_sec: int = 0
+    mtime_nsec: int = 0
+    reserved: bytes = bytes(36)
+
+    @classmethod
+    def of(cls, path: str) -> 'FileTime':
+        stat = os.stat(path)
+        return cls(stat.st_size, stat.st_mtime_ns // 10 ** 9,
+                   stat.st_mtime_ns % 10 ** 9)
+
+
+class Device(NamedTuple):
+    boot_id: bytes
+    diskseq: int
+    written: int
+    discarded: int
+    disk_written: int
+    disk_discarded: int
 
 
 class Guard(NamedTuple):
     """Data of a guard extension, field by field."""
     flags: int = 0
     kind: int = 0
-    reserved: bytes = bytes(3)
+    place: int = 0
+    reserved: bytes = bytes(2)
     size: int = 0
-    mtime_sec: int = 0
-    mtime_nsec: int = 0
     bitmaps_checksum: int = 0
+    other_files: int = 0
+    offset: int = 0
     seed: int = 0
     digest: bytes = bytes(32)
+    rest: bytes = bytes(56)
 
     def pack(self) -> bytes:
         return struct.pack(
-            GUARD_FORMAT, self.flags, self.kind, self.reserved, self.size,
-            self.mtime_sec, self.mtime_nsec, self.bitmaps_checksum, self.seed,
-            self.digest)
+            GUARD_FORMAT, self.flags, self.kind, self.place, self.reserved,
+            self.size, self.bitmaps_checksum, self.other_files, self.offset,
+            self.seed, self.digest, self.rest)
 
     @classmethod
     def unpack(cls, data: bytes) -> 'Guard':
         return cls(*struct.unpack(GUARD_FORMAT, data))
+
+    @property
+    def file(self) -> FileTime:
+        return FileTime(*struct.unpack(FILE_FORMAT, self.rest))
+
+    @property
+    def device(self) -> Device:
+        return Device(*struct.unpack(DEVICE_FORMAT, self.rest))
+
+    def with_file(self, file: FileTime) -> 'Guard':
+        return self._with(struct.pack(FILE_FORMAT, *file))
+
+    def with_device(self, device: Device) -> 'Guard':
+        return self._with(struct.pack(DEVICE_FORMAT, *device))
+
+    def _with(self, rest: bytes) -> 'Guard':
+        return Guard.unpack(self.pack()[:-len(rest)] + rest)
 
 
 @dataclass
@@ -65,40 +116,119 @@ class Bitmap:
     table: List[int]
 
 
+def gpt_partitions(head: bytes, sector: int) -> Optional[List[int]]:
+    """Where the partitions of a GPT start, None if there is none."""
+    header = head[sector:2 * sector]
+    if header[:8] != b'EFI PART':
+        return None
+    table, = struct.unpack_from('<Q', header, 72)
+    count, length = struct.unpack_from('<II', header, 80)
+    result: List[int] = []
+    if not 128 <= length <= 4096:
+        return []
+    for offset in range(table * sector, table * sector + count * length,
+                        length):
+        entry = head[offset:offset + length]
+        if len(entry) == length and any(entry[:16]):
+            result.append(struct.unpack_from('<Q', entry, 32)[0] * sector)
+    return result
+
+
+def mbr_entries(sector: bytes) -> List[Tuple[int, int]]:
+    """Type and start of each entry in use, the type is 0 otherwise."""
+    entries = [struct.unpack_from('<4xB3xII', sector, 446 + 16 * i)
+               for i in range(4)]
+    if sector[510:512] != b'\x55\xaa':
+        return [(0, 0)] * 4
+    return [(kind if sectors else 0, start * 512)
+            for kind, start, sectors in entries]
+
+
+# Length of a random sample
+SAMPLE = 16384
+
+
+def random_indexes(seed: int, size: int) -> List[int]:
+    """Places of random samples, in units of their length."""
+    places = [hashlib.sha256(struct.pack('>QQ', seed, i)).digest()
+              for i in range(30)]
+    return [int.from_bytes(place[:8], 'big') % ((size + SAMPLE - 1) // SAMPLE)
+            for place in places]
+
+
+class Disk:
+    """Samples of a file whose bytes are the disk, as they are specified."""
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.hash = hashlib.sha256()
+
+    def read(self, offset: int, length: int) -> bytes:
+        with open(self.path, 'rb') as file:
+            file.seek(offset)
+            return file.read(min(length, self.size - offset))
+
+    def sample(self, offset: int, length: int) -> bytes:
+        data = self.read(offset, length)
+        self.hash.update(data)
+        return data
+
+    def mbr_partitions(self, head: bytes) -> List[int]:
+        """Reads the chain of logical partitions as samples."""
+        entries = [entry for entry in mbr_entries(head)
+                   if entry[0] and 0 < entry[1] < self.size]
+        result = [start for _, start in entries]
+        extended = next((start for kind, start in entries
+                         if kind in (5, 15, 0x85)), 0)
+        start = extended
+        for _ in range(16):
+            if not start or self.size - start < 512:
+                break
+            logical, following, _, _ = mbr_entries(self.sample(start, 512))
+            if logical[0]:
+                result.append(start + logical[1])
+            last = start
+            start = extended + following[1]
+            if following[0] not in (5, 15, 0x85) or start <= last:
+                break
+        return result
+
+    def samples_digest(self, seed: int) -> bytes:
+        if self.size <= 4 * MIB:
+            self.sample(0, self.size)
+            return self.hash.digest()
+        head = self.sample(0, 1310720)
+        self.sample(self.size - 131072, 131072)
+        for index in random_indexes(seed, self.size):
+            self.sample(SAMPLE * index, SAMPLE)
+        partitions = gpt_partitions(head, 512)
+        if partitions is None:
+            partitions = gpt_partitions(head, 4096)
+        if partitions is None:
+            partitions = self.mbr_partitions(head)
+        partitions = [start for start in partitions if 0 < start < self.size]
+        for start in partitions[:128]:
+            self.sample(start, 131072)
+        return self.hash.digest()
+
+
 def samples_digest(path: str, seed: int, size: int = -1) -> bytes:
     """Section "Samples", for a file whose bytes are the disk."""
-    unit = 16384
-    if size < 0:
-        size = os.path.getsize(path)
-    with open(path, 'rb') as file:
-        def read(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(min(length, size - offset))
-
-        if size <= 4 * MIB:
-            return hashlib.sha256(read(0, size)).digest()
-        digest = hashlib.sha256(read(0, 1310720) +
-                                read(size - 131072, 131072))
-        for i in range(64):
-            place = hashlib.sha256(struct.pack('>QQ', seed, i)).digest()
-            index = int.from_bytes(place[:8], 'big') % ((size + unit - 1)
-                                                        // unit)
-            digest.update(read(unit * index, unit))
-    return digest.digest()
+    disk = Disk(path, os.path.getsize(path) if size < 0 else size)
+    return disk.samples_digest(seed)
 
 
-def mtime_guard(path: str) -> Guard:
-    """A guard of kind 1, without the checksum."""
-    stat = os.stat(path)
-    return Guard(kind=1, size=stat.st_size,
-                 mtime_sec=stat.st_mtime_ns // 10 ** 9,
-                 mtime_nsec=stat.st_mtime_ns % 10 ** 9)
+def file_guard(path: str, size: int = -1) -> Guard:
+    """A guard of kind 1 for a raw file, without the checksum."""
+    size = os.path.getsize(path) if size < 0 else size
+    return Guard(kind=FILE, size=size).with_file(FileTime.of(path))
 
 
-def samples_guard(path: str, seed: int) -> Guard:
+def samples_guard(path: str, seed: int,
+                  place: int = LOCAL_FILE_PLACE) -> Guard:
     """A guard of kind 2 for a file whose bytes are the disk."""
-    return Guard(kind=2, size=os.path.getsize(path), seed=seed,
-                 digest=samples_digest(path, seed))
+    return Guard(kind=SAMPLES, place=place, size=os.path.getsize(path),
+                 seed=seed, digest=samples_digest(path, seed))
 
 
 def column_sums(data: bytes) -> bytes:
