@@ -165,8 +165,10 @@ def measure_guard(client: Path, build: Path,
     """A row for each kind of guard: what a shell with one bitmap takes."""
     rows = []
     setting = Setting(TIB, 1, '10 %')
-    # What is not a local file has no modification time to go by
-    for kind, storage in (('mtime', FILE), ('samples', NULL)):
+    # What is not a local file has no modification time to go by, and may be
+    # far away
+    for kind, storage, latency in (('mtime', FILE, 0), ('samples', NULL, 0),
+                                   ('samples, 5 ms', NULL, 5000000)):
         with tempfile.TemporaryDirectory(dir=scratch) as name:
             place = Place(build, Path(name), setting.size)
             place.make_disk()
@@ -176,6 +178,8 @@ def measure_guard(client: Path, build: Path,
             for guard in 5 * ['auto', 'off', 'off', 'auto']:
                 options = {**options_of(place, SHELL, storage),
                            'rw-backing-guard': guard}
+                if latency:
+                    options['rw-backing.latency-ns'] = str(latency)
                 samples[guard].append(open_and_close(client, options))
             row: dict[str, Any] = {'kind': kind}
             row.update({guard: medians(found)

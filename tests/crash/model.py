@@ -50,10 +50,14 @@ class Bitmap:
         bits[first:end] = b'\1' * (end - first)
 
     def grow(self, count: int) -> None:
-        """The disk has @count new sectors, with zeroes."""
+        """
+        The disk has @count new sectors, with zeroes.  They may be set, and with
+        them what is in the same bit.
+        """
         self.start += bytes(count * SECTOR)
         self.dirty += bytes(count)
-        self.maybe += b'\1' * count
+        self.maybe += bytes(count)
+        self.mark(self.maybe, len(self.start) - count * SECTOR, count * SECTOR)
 
     def clear(self, disk: bytes) -> None:
         """No bits."""
