@@ -7,7 +7,7 @@
 #ifndef BLOCK_QCOW2_RW_BACKING_BITMAP_DATA_H
 #define BLOCK_QCOW2_RW_BACKING_BITMAP_DATA_H
 
-#include "qcow2-rw-backing-int.h"
+#include "block/block_int.h"
 
 /**
  * qcow2_shell_store_data:
