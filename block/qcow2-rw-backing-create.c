@@ -148,7 +148,7 @@ static char *build_shell(BlockdevCreateOptionsQcow2 *opts,
         header->compatible_features = cpu_to_be64(QCOW2_COMPAT_LAZY_REFCOUNTS);
     }
     if (qcow2_shell_put_extensions(ptr, buf + sizeof(*header),
-                                        cluster_size - sizeof(*header)) < 0) {
+                                   cluster_size - sizeof(*header)) < 0) {
         error_setg(errp, "RW backing file name '%s' does not fit into the "
                    "header cluster of %zu bytes", ptr->filename ?: "",
                    cluster_size);
@@ -408,80 +408,129 @@ static BlockdevCreateOptions *visit_create_options(QDict *qdict, Error **errp)
     return create_options;
 }
 
+/* A shell that the user wants, once its options were found to be possible */
+typedef struct NewShell {
+    char *rw_name;              /* of the RW backing, as the user gives it */
+    char *rw_filename;          /* with which it is opened */
+    char *rw_format;
+    BlockdevCreateOptions *options;
+    char *clusters;             /* of build_shell() */
+} NewShell;
+
+static void new_shell_clear(NewShell *shell)
+{
+    g_free(shell->rw_name);
+    g_free(shell->rw_filename);
+    g_free(shell->rw_format);
+    qapi_free_BlockdevCreateOptions(shell->options);
+    g_free(shell->clusters);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(NewShell, new_shell_clear)
+
+/* Takes the options that are about the RW backing from @qdict */
+static bool take_rw_backing_options(NewShell *shell, const char *filename,
+                                    QDict *qdict, Error **errp)
+{
+    const char *name = qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING);
+    const char *format = qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING_FMT);
+
+    if (!name) {
+        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_FMT "' requires '"
+                   BLOCK_OPT_RW_BACKING "'");
+        return false;
+    }
+    shell->rw_name = g_strdup(name);
+    shell->rw_format = g_strdup(format ?: "raw");
+    qdict_del(qdict, BLOCK_OPT_RW_BACKING);
+    qdict_del(qdict, BLOCK_OPT_RW_BACKING_FMT);
+
+    shell->rw_filename = qcow2_rw_backing_resolve(filename, shell->rw_name,
+                                                  errp);
+    return shell->rw_filename &&
+           qcow2_rw_backing_check_file(filename, shell->rw_filename, errp);
+}
+
+/* All that can be checked before there is an RW backing */
+static bool plan_shell(NewShell *shell, const char *filename, QDict *qdict,
+                       Error **errp)
+{
+    BlockdevCreateOptionsQcow2 *opts;
+    Qcow2RwBackingPointer ptr;
+
+    if (!take_rw_backing_options(shell, filename, qdict, errp)) {
+        return false;
+    }
+    shell->options = visit_create_options(qdict, errp);
+    if (!shell->options) {
+        return false;
+    }
+    opts = &shell->options->u.qcow2;
+    opts->size = ROUND_UP(opts->size, BDRV_SECTOR_SIZE);
+    if (!check_create_options(opts, errp)) {
+        return false;
+    }
+
+    ptr = (Qcow2RwBackingPointer) {
+        .format = shell->rw_format,
+        .filename = qcow2_rw_backing_is_local_path(shell->rw_name)
+                    ? shell->rw_name : NULL,
+    };
+    shell->clusters = build_shell(opts, &ptr, errp);
+    return shell->clusters;
+}
+
+/* Creates the file of @shell for the RW backing, which exists by now */
+static int coroutine_fn GRAPH_UNLOCKED
+wrap_rw_backing(const NewShell *shell, const char *filename, QemuOpts *opts,
+                Error **errp)
+{
+    BlockdevCreateOptionsQcow2 *qcow2_opts = &shell->options->u.qcow2;
+    BlockDriverState *rw_bs, *old_bs;
+    QDict *rw_options;
+    bool possible;
+    int flags, ret = -EINVAL;
+
+    rw_options = qcow2_rw_backing_inspect_options(shell->rw_format, &flags);
+    rw_bs = bdrv_co_open(shell->rw_filename, NULL, rw_options, flags, errp);
+    if (!rw_bs) {
+        return -EINVAL;
+    }
+    /* There may be something that the shell is going to replace */
+    old_bs = bdrv_co_open(filename, NULL, NULL,
+                          BDRV_O_PROTOCOL | BDRV_O_NO_IO, NULL);
+    possible = check_no_loop(old_bs, filename, rw_bs, shell->rw_name, errp) &&
+               check_size(qcow2_opts, rw_bs, shell->rw_name, errp) &&
+               (!old_bs || check_room(old_bs, filename,
+                                      qcow2_opts->cluster_size, errp));
+    bdrv_co_unref(old_bs);
+    if (possible) {
+        ret = create_shell_file(filename, opts, shell->clusters,
+                                qcow2_opts->cluster_size, errp);
+    }
+    bdrv_co_unref(rw_bs);
+    return ret;
+}
+
 int coroutine_fn
 qcow2_rw_backing_co_create_opts(const char *filename, QemuOpts *opts,
                                 QDict *qdict, Error **errp)
 {
-    g_autoptr(BlockdevCreateOptions) create_options = NULL;
-    g_autofree char *name = NULL;
-    g_autofree char *format = NULL;
-    g_autofree char *rw_filename = NULL;
-    g_autofree char *buf = NULL;
-    BlockdevCreateOptionsQcow2 *qcow2_opts;
-    Qcow2RwBackingPointer ptr;
-    BlockDriverState *rw_bs = NULL, *old_bs = NULL;
-    QDict *rw_options;
-    int flags, created, ret = -EINVAL;
+    g_auto(NewShell) shell = { };
+    int created, ret;
 
-    name = g_strdup(qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING));
-    if (!name) {
-        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_FMT "' requires '"
-                   BLOCK_OPT_RW_BACKING "'");
+    if (!plan_shell(&shell, filename, qdict, errp)) {
         return -EINVAL;
     }
-    format = g_strdup(qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING_FMT)
-                      ?: "raw");
-    qdict_del(qdict, BLOCK_OPT_RW_BACKING);
-    qdict_del(qdict, BLOCK_OPT_RW_BACKING_FMT);
-    ptr = (Qcow2RwBackingPointer) {
-        .format = format,
-        .filename = qcow2_rw_backing_is_local_path(name) ? name : NULL,
-    };
-
-    rw_filename = qcow2_rw_backing_resolve(filename, name, errp);
-    if (!rw_filename ||
-        !qcow2_rw_backing_check_file(filename, rw_filename, errp)) {
-        return -EINVAL;
-    }
-    create_options = visit_create_options(qdict, errp);
-    if (!create_options) {
-        return -EINVAL;
-    }
-    qcow2_opts = &create_options->u.qcow2;
-    qcow2_opts->size = ROUND_UP(qcow2_opts->size, BDRV_SECTOR_SIZE);
-    if (!check_create_options(qcow2_opts, errp)) {
-        return -EINVAL;
-    }
-    buf = build_shell(qcow2_opts, &ptr, errp);
-    if (!buf) {
-        return -EINVAL;
-    }
-
-    created = create_rw_backing(rw_filename, format, qcow2_opts->size, errp);
+    created = create_rw_backing(shell.rw_filename, shell.rw_format,
+                                shell.options->u.qcow2.size, errp);
     if (created < 0) {
         return created;
     }
-
-    rw_options = qcow2_rw_backing_inspect_options(format, &flags);
-    rw_bs = bdrv_co_open(rw_filename, NULL, rw_options, flags, errp);
-    /* There may be something that the shell is going to replace */
-    old_bs = bdrv_co_open(filename, NULL, NULL,
-                          BDRV_O_PROTOCOL | BDRV_O_NO_IO, NULL);
-    if (rw_bs && check_no_loop(old_bs, filename, rw_bs, name, errp) &&
-        check_size(qcow2_opts, rw_bs, name, errp) &&
-        (!old_bs || check_room(old_bs, filename, qcow2_opts->cluster_size,
-                               errp))) {
-        bdrv_co_unref(old_bs);
-        old_bs = NULL;
-        ret = create_shell_file(filename, opts, buf, qcow2_opts->cluster_size,
-                                errp);
-    }
-
+    ret = wrap_rw_backing(&shell, filename, opts, errp);
     if (created && ret < 0) {
-        unlink(rw_filename);
+        unlink(shell.rw_filename);
     }
-    bdrv_co_unref(old_bs);
-    bdrv_co_unref(rw_bs);
     return ret;
 }
 
