@@ -66,6 +66,16 @@ static void GRAPH_UNLOCKED judge_before_replacing(BlockDriverState *bs)
     qcow2_shell_find_failed_flush(bs);
 }
 
+/*
+ * The node is not below the shell any more.  As when a child is removed, it
+ * leaves the iothread, which may be deleted before it is.
+ */
+static void GRAPH_UNLOCKED release_node(BlockDriverState *bs)
+{
+    bdrv_try_change_aio_context(bs, qemu_get_aio_context(), NULL, NULL);
+    bdrv_unref(bs);
+}
+
 /* If the options name another node, makes it the RW backing */
 static bool GRAPH_UNLOCKED
 replace_child(BDRVReopenState *state, Error **errp)
@@ -95,10 +105,13 @@ replace_child(BDRVReopenState *state, Error **errp)
         return false;
     }
     bdrv_ref(old_bs);
+    bdrv_ref(new_bs);
     if (bdrv_replace_child_bs(child, new_bs, errp) < 0) {
+        release_node(new_bs);
         bdrv_unref(old_bs);
         return false;
     }
+    bdrv_unref(new_bs);
     s->rw_backing->reopen_old_bs = old_bs;
     return true;
 }
@@ -116,20 +129,34 @@ static void GRAPH_UNLOCKED stay_writable(BlockDriverState *bs)
     qcow2_shell_set_bitmaps_readonly(bs, false);
 }
 
+/* Makes @old_bs the RW backing that it was, and drops a reference to it */
+static void GRAPH_UNLOCKED go_back(BlockDriverState *bs,
+                                   BlockDriverState *old_bs)
+{
+    BdrvChild *child = qcow2_shell(bs)->child;
+    BlockDriverState *new_bs = child->bs;
+    Error *local_err = NULL;
+
+    bdrv_ref(new_bs);
+    if (bdrv_replace_child_bs(child, old_bs, &local_err) < 0) {
+        error_reportf_err(local_err, "Could not go back to node '%s' as "
+                          "RW backing of '%s': ",
+                          bdrv_get_node_name(old_bs), bs->filename);
+        bdrv_unref(new_bs);
+    } else {
+        release_node(new_bs);
+    }
+    bdrv_unref(old_bs);
+}
+
 static void GRAPH_UNLOCKED undo_reopen(BDRVReopenState *state)
 {
     BlockDriverState *bs = state->bs;
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     BlockDriverState *old_bs = g_steal_pointer(&rwb->reopen_old_bs);
-    Error *local_err = NULL;
 
     if (old_bs) {
-        if (bdrv_replace_child_bs(rwb->child, old_bs, &local_err) < 0) {
-            error_reportf_err(local_err, "Could not go back to node '%s' as "
-                              "RW backing of '%s': ",
-                              bdrv_get_node_name(old_bs), bs->filename);
-        }
-        bdrv_unref(old_bs);
+        go_back(bs, old_bs);
     }
     if (!(state->flags & BDRV_O_RDWR) && bdrv_is_writable(bs) && rwb->child) {
         stay_writable(bs);
@@ -222,12 +249,15 @@ void qcow2_shell_reopen_commit_post(BDRVReopenState *state)
 {
     BlockDriverState *bs = state->bs;
     Qcow2RwBacking *rwb = qcow2_shell(bs);
+    BlockDriverState *old_bs = g_steal_pointer(&rwb->reopen_old_bs);
     Error *local_err = NULL;
 
+    if (old_bs) {
+        release_node(old_bs);
+    }
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    if (rwb->reopen_old_bs) {
-        bdrv_unref(g_steal_pointer(&rwb->reopen_old_bs));
+    if (old_bs) {
         renew_guard(bs);
     }
     if (!bdrv_is_writable(bs) || !rwb->child) {
