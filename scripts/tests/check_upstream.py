@@ -267,11 +267,11 @@ def main() -> int:
         outcomes = run(build, suite, args.jobs, args.only, comparison.judge)
         write(build / f'upstream/{suite.name}.tsv', outcomes, suite.name)
         problems += comparison.report(outcomes)
+        lines.append(comparison.line(outcomes))
         if not args.only:
             problems += comparison.missing(outcomes)
-        lines.append(comparison.line(outcomes))
-        if suite.exceptions == EXCEPTIONS:
-            lines.append(comparison.data_file_line(outcomes))
+            if suite.exceptions == EXCEPTIONS:
+                lines.append(comparison.data_file_line(outcomes))
     for text in problems:
         say(f'PROBLEM: {text}')
     for line in lines:
