@@ -27,7 +27,7 @@
 /* The most that qcow2 stores of a bitmap, in bytes */
 #define CONTENT_MAX                 0x20000000
 
-/* The most that a bitmap takes in memory which is there only to be removed */
+/* The most memory for all bitmaps that are there only to be removed */
 #define INCONSISTENT_MAX            (16 * MiB)
 
 /* Loading */
@@ -66,13 +66,17 @@ load_content(BlockDriverState *bs, const Qcow2ShellEntry *entry,
     return true;
 }
 
-/* Nobody asks for the granularity of a bitmap that says nothing */
+/*
+ * Nobody asks for the granularity of a bitmap that says nothing.  There may be
+ * many of them in an image that nobody has reason to trust.
+ */
 static uint32_t limit_granularity(BlockDriverState *bs, uint32_t granularity)
 {
+    BDRVQcow2State *s = bs->opaque;
     uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
 
     while (granularity < 1U << 31 &&
-           size / granularity / 8 > INCONSISTENT_MAX) {
+           size / granularity / 8 > INCONSISTENT_MAX / s->nb_bitmaps) {
         granularity <<= 1;
     }
     return granularity;
