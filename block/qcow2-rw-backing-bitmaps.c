@@ -188,6 +188,10 @@ static void check_checksum(BlockDriverState *bs, uint32_t checksum)
         rwb->stored_checksum == checksum) {
         return;
     }
+    if (bs->open_flags & BDRV_O_CHECK) {
+        /* To be counted */
+        rwb->state.needs_repair = true;
+    }
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
         if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
             !bdrv_dirty_bitmap_inconsistent(bitmap)) {
@@ -338,8 +342,9 @@ void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
         qcow2_shell_distrust(bs);
     } else if (rwb->state.verdict != QCOW2_SHELL_DISTRUSTED &&
                rwb->has_stored_checksum && rwb->stored_checksum != checksum) {
-        warn_report("Bitmaps in '%s' are inconsistent: they do not match their "
-                    "checksum", bs->filename);
+        error_setg(&local_err, "They do not match their checksum");
+        qcow2_shell_report_damage(bs, local_err, "Bitmaps in '%s' are "
+                                  "inconsistent: ", bs->filename);
         qcow2_shell_distrust(bs);
     }
 }
