@@ -1,10 +1,11 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
 # show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
-# kills QEMU ROUNDS times and more, "make damage-table" prints what becomes of
-# damaged shells, "make fuzz" and "make check-sanitizers" look for mistakes in
-# builds of their own, "make bench" measures, BENCH=quick makes that short; BUILD
-# names another build directory.
+# kills QEMU ROUNDS times and more, "make crash-states" looks at STATES states that
+# a crash can leave, "make damage-table" prints what becomes of damaged shells,
+# "make fuzz" and "make check-sanitizers" look for mistakes in builds of their
+# own, "make bench" measures, BENCH=quick makes that short; BUILD names another
+# build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -41,6 +42,11 @@ ROUNDS = 300
 crash: all
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS)
 
+STATES = 100000
+crash-states: all
+	$(NINJA) tests/unit/test-qcow2-rw-backing-crash
+	tests/crash-states/run --build $(BUILD) --states $(STATES)
+
 damage-table: all
 	scripts/damage-table $(BUILD)
 
@@ -73,5 +79,5 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-upstream check-sanitizers crash damage-table \
-        fuzz bench validate install clean distclean
+.PHONY: all demo check check-upstream check-sanitizers crash crash-states \
+        damage-table fuzz bench validate install clean distclean
