@@ -2,7 +2,8 @@
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
 # show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
 # kills QEMU ROUNDS times and more, "make crash-states" looks at STATES states that
-# a crash can leave, "make damage-table" prints what becomes of damaged shells,
+# a crash can leave, "make check-model" goes through all states of the model of
+# the write-intent log, "make damage-table" prints what becomes of damaged shells,
 # "make fuzz" and "make check-sanitizers" look for mistakes in builds of their
 # own, "make bench" measures, BENCH=quick makes that short; BUILD names another
 # build directory.
@@ -32,6 +33,7 @@ demo: all
 	tests/demo/run --build $(BUILD)
 
 check: all
+	-scripts/install-packages $(BUILD)
 	-scripts/fetch-servers $(BUILD)
 	scripts/check $(BUILD)
 
@@ -46,9 +48,14 @@ STATES = 100000
 crash-states: all
 	$(NINJA) tests/unit/test-qcow2-rw-backing-crash
 	tests/crash-states/run --build $(BUILD) --states $(STATES)
+	tests/crash-states/run --build $(BUILD) --states $(STATES) --log
 
 damage-table: all
 	scripts/damage-table $(BUILD)
+
+check-model: $(BUILD)/configured
+	scripts/install-packages $(BUILD)
+	scripts/check-model $(BUILD)/model
 
 FUZZ_SECONDS = 600
 fuzz: $(BUILD)/configured
@@ -79,5 +86,5 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-upstream check-sanitizers crash crash-states \
+.PHONY: all demo check check-model check-upstream check-sanitizers crash crash-states \
         damage-table fuzz bench validate install clean distclean
