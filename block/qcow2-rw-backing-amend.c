@@ -19,6 +19,7 @@
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
 #include "qcow2.h"
+#include "qcow2-rw-backing-bitmap-data.h"
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-inspect.h"
 
@@ -200,6 +201,9 @@ store_pointer(BlockDriverState *bs, Qcow2RwBackingPointer *ptr, Error **errp)
     Qcow2RwBackingPointer old = s->rw_backing->pointer;
     int ret;
 
+    ptr->log = old.log;
+    ptr->log_offset = old.log_offset;
+    ptr->log_armed = old.log_armed;
     s->rw_backing->pointer = *ptr;
     ret = qcow2_update_header(bs);
     if (ret < 0) {
@@ -216,6 +220,24 @@ store_pointer(BlockDriverState *bs, Qcow2RwBackingPointer *ptr, Error **errp)
     qcow2_rw_backing_pointer_destroy(&old);
     *ptr = (Qcow2RwBackingPointer) { };
     return 0;
+}
+
+/* An image that is open goes on as it is; the next one to open it sees this */
+static int GRAPH_RDLOCK
+store_log_option(BlockDriverState *bs, bool log, Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    bool old = rwb->pointer.log;
+    int ret;
+
+    rwb->pointer.log = log;
+    ret = qcow2_update_header(bs);
+    if (ret < 0) {
+        rwb->pointer.log = old;
+        error_setg_errno(errp, -ret, "Could not update the header of '%s'",
+                         bs->filename);
+    }
+    return ret;
 }
 
 /*
@@ -299,6 +321,8 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
     g_autofree char *format = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING_FMT);
     bool changed = qemu_opt_get_bool_del(opts, BLOCK_OPT_RW_BACKING_CHANGED,
                                          false);
+    bool has_log = qemu_opt_find(opts, BLOCK_OPT_RW_BACKING_LOG);
+    bool log = qemu_opt_get_bool_del(opts, BLOCK_OPT_RW_BACKING_LOG, true);
     Qcow2RwBackingPointer ptr = { };
     Qcow2RwBackingGuard old_guard = s->rw_backing->guard, guard;
     int ret = -EINVAL;
@@ -331,6 +355,9 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
         if (ret < 0) {
             s->rw_backing->guard = old_guard;
         }
+    }
+    if (ret == 0 && has_log) {
+        ret = store_log_option(bs, log, errp);
     }
     if (ret == 0 && changed) {
         /* Perhaps unnoticed: the next backup gets everything */
@@ -421,6 +448,7 @@ static QemuOptsList qcow2_rw_backing_amend_opts = {
     .desc = {
         QCOW2_RW_BACKING_OPT,
         QCOW2_RW_BACKING_FMT_OPT,
+        QCOW2_RW_BACKING_LOG_OPT,
         {
             .name = BLOCK_OPT_RW_BACKING_CHANGED,
             .type = QEMU_OPT_BOOL,

@@ -13,7 +13,9 @@
 #include <zlib.h>
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/bitmap.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "block/block-io.h"
@@ -158,60 +160,145 @@ extend_run(BlockDriverState *bs, Run *run, uint64_t *table_entry)
     return 0;
 }
 
-static void serialize_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-                              int64_t offset, int64_t bytes, uint8_t *data)
+/* A bitmap that is being stored, and what was true of it at the start */
+typedef struct Source {
+    BdrvDirtyBitmap *bitmap;
+    BdrvDirtyBitmap *successor; /* NULL if there is none */
+    unsigned int changes;
+    int64_t size;               /* in bytes of the disk */
+    int64_t coverage;           /* of a cluster, likewise */
+    uint8_t *spare;             /* a cluster */
+} Source;
+
+/* What a cluster of a bitmap has */
+typedef enum Content {
+    CONTENT_CHANGED,            /* the bitmap is not what it was */
+    CONTENT_ZEROES,
+    CONTENT_ONES,
+    CONTENT_DATA,
+} Content;
+
+static void add_successor(BlockDriverState *bs, const Source *source,
+                          int64_t offset, int64_t bytes, uint8_t *data,
+                          uint64_t size)
+{
+    uint64_t i;
+
+    bdrv_dirty_bitmap_serialize_part(source->successor, source->spare, offset,
+                                     bytes);
+    for (i = 0; i < size; i++) {
+        data[i] |= source->spare[i];
+    }
+}
+
+static bool is_dirty(BdrvDirtyBitmap *bitmap, int64_t offset, int64_t bytes)
+{
+    return bitmap && bdrv_dirty_bitmap_next_dirty(bitmap, offset, bytes) >= 0;
+}
+
+/*
+ * Reads cluster @index.  The bitmap itself may be gone once something else had
+ * the chance to run, which is noticed by the number of changes.
+ */
+static Content read_cluster(BlockDriverState *bs, const Source *source,
+                            uint64_t index, uint8_t *data)
 {
     BDRVQcow2State *s = bs->opaque;
-    uint64_t size = bdrv_dirty_bitmap_serialization_size(bitmap, offset, bytes);
+    int64_t offset = index * source->coverage;
+    int64_t bytes = MIN(source->coverage, source->size - offset);
+    uint64_t size;
 
+    QEMU_LOCK_GUARD(&bs->dirty_bitmap_mutex);
+
+    if (bs->dirty_bitmap_changes != source->changes) {
+        return CONTENT_CHANGED;
+    }
+    if (!is_dirty(source->bitmap, offset, bytes) &&
+        !is_dirty(source->successor, offset, bytes)) {
+        return CONTENT_ZEROES;
+    }
+    /* A last cluster would have ones behind the end of the bitmap */
+    if (bytes == source->coverage &&
+        bdrv_dirty_bitmap_next_zero(source->bitmap, offset, bytes) < 0) {
+        return CONTENT_ONES;
+    }
+    size = bdrv_dirty_bitmap_serialization_size(source->bitmap, offset, bytes);
     assert(size <= s->cluster_size);
-    bdrv_dirty_bitmap_serialize_part(bitmap, data, offset, bytes);
+    bdrv_dirty_bitmap_serialize_part(source->bitmap, data, offset, bytes);
+    if (source->successor) {
+        add_successor(bs, source, offset, bytes, data, size);
+    }
     memset(data + size, 0, s->cluster_size - size);
+    return CONTENT_DATA;
+}
+
+/* @data has room for a cluster */
+static int coroutine_mixed_fn GRAPH_RDLOCK
+store_cluster(BlockDriverState *bs, const Source *source, uint64_t index,
+              uint8_t *data, Run *run, uint64_t *table, uint32_t *sums)
+{
+    BDRVQcow2State *s = bs->opaque;
+    const char *name;
+    int ret;
+
+    switch (read_cluster(bs, source, index, data)) {
+    case CONTENT_CHANGED:
+        return -EAGAIN;
+    case CONTENT_ZEROES:
+        return 0;
+    case CONTENT_ONES:
+        table[index] = QCOW2_SHELL_TABLE_ALL_ONES;
+        data = NULL;
+        break;
+    case CONTENT_DATA:
+        break;
+    }
+    name = bdrv_dirty_bitmap_name(source->bitmap);
+    sums[index] = sum_cluster(bs, name, index, data);
+    if (data) {
+        ret = extend_run(bs, run, &table[index]);
+        if (ret < 0) {
+            return ret;
+        }
+        memcpy(run->data + run->length - s->cluster_size, data,
+               s->cluster_size);
+    }
+    return 0;
 }
 
 int coroutine_mixed_fn
-qcow2_shell_store_data(BlockDriverState *bs, const char *name,
-                       BdrvDirtyBitmap *bitmap, uint64_t *table,
-                       uint32_t *checksum)
+qcow2_shell_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                       const unsigned long *keep, uint64_t *table,
+                       uint32_t *sums)
 {
     BDRVQcow2State *s = bs->opaque;
-    int64_t size = bdrv_dirty_bitmap_size(bitmap);
-    int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
-                                                                bitmap);
+    Source source = {
+        .bitmap    = bitmap,
+        .successor = bdrv_dirty_bitmap_successor(bitmap),
+        .changes   = bs->dirty_bitmap_changes,
+        .size      = bdrv_dirty_bitmap_size(bitmap),
+        .coverage  = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
+                                                              bitmap),
+    };
+    uint64_t table_size = DIV_ROUND_UP(source.size, source.coverage);
+    g_autofree uint8_t *data = g_try_malloc(s->cluster_size);
+    g_autofree uint8_t *spare = g_try_malloc(s->cluster_size);
+    uint64_t i;
     Run run;
-    int64_t offset = 0;
     int ret = 0;
 
-    if (!run_init(bs, &run)) {
+    if (!data || !spare || !run_init(bs, &run)) {
         return -ENOMEM;
     }
-
-    while ((offset = bdrv_dirty_bitmap_next_dirty(bitmap, offset,
-                                                  INT64_MAX)) >= 0) {
-        uint64_t index = offset / coverage;
-        int64_t start = index * coverage;
-        int64_t bytes = MIN(coverage, size - start);
-        uint8_t *data = NULL;
-
-        /* A last cluster would have ones behind the end of the bitmap */
-        if (bytes == coverage &&
-            bdrv_dirty_bitmap_next_zero(bitmap, start, bytes) < 0) {
-            table[index] = QCOW2_SHELL_TABLE_ALL_ONES;
-        } else {
-            ret = extend_run(bs, &run, &table[index]);
-            if (ret < 0) {
-                break;
-            }
-            data = run.data + run.length - s->cluster_size;
-            serialize_cluster(bs, bitmap, start, bytes, data);
+    source.spare = spare;
+    for (i = 0; i < table_size && ret == 0; i++) {
+        if (!test_bit(i, keep)) {
+            ret = store_cluster(bs, &source, i, data, &run, table, sums);
         }
-        *checksum += sum_cluster(bs, name, index, data);
-        offset = start + bytes;
     }
     if (ret == 0) {
         ret = write_run(bs, &run);
     }
-
     qemu_vfree(run.data);
     return ret;
 }
@@ -260,7 +347,7 @@ static void deserialize_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
 int coroutine_fn
 qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
                          const uint64_t *table, uint32_t table_size,
-                         BdrvDirtyBitmap *bitmap, uint32_t *checksum)
+                         BdrvDirtyBitmap *bitmap, uint32_t *sums)
 {
     Run run;
     uint32_t i;
@@ -289,7 +376,7 @@ qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
         if (bitmap) {
             deserialize_cluster(bs, bitmap, i, data);
         }
-        *checksum += sum_cluster(bs, name, i, data);
+        sums[i] = sum_cluster(bs, name, i, data);
     }
     if (ret == 0 && bitmap) {
         bdrv_dirty_bitmap_deserialize_finish(bitmap);
@@ -297,4 +384,28 @@ qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
 
     qemu_vfree(run.data);
     return ret;
+}
+
+/* In memory */
+
+/*
+ * Bits that are set here have no marks in the log: it is a change that whoever
+ * stores bitmaps has to notice.
+ */
+void qcow2_shell_fill_bitmaps(BlockDriverState *bs, bool all)
+{
+    BdrvDirtyBitmap *bitmap;
+
+    QEMU_LOCK_GUARD(&bs->dirty_bitmap_mutex);
+
+    for (bitmap = bdrv_dirty_bitmap_first(bs); bitmap;
+         bitmap = bdrv_dirty_bitmap_next(bitmap)) {
+        if ((all || bdrv_dirty_bitmap_enabled(bitmap)) &&
+            !bdrv_dirty_bitmap_inconsistent(bitmap) &&
+            !bdrv_dirty_bitmap_readonly(bitmap)) {
+            bdrv_set_dirty_bitmap_locked(bitmap, 0,
+                                         bdrv_dirty_bitmap_size(bitmap));
+            bs->dirty_bitmap_changes++;
+        }
+    }
 }

@@ -11,21 +11,23 @@
 
 /**
  * qcow2_shell_store_data:
- * @name: of the stored bitmap, which @bitmap need not have
- * @bitmap: has to fit in a bitmap table
- * @table: a bitmap table of zeroes in host byte order; filled in
- * @checksum: what is stored is added (see "Checksum of bitmaps" in the
- *            specification)
+ * @bitmap: has to fit in a bitmap table; its successor is added
+ * @keep: the entries of @table that stay as they are
+ * @table: a bitmap table in host byte order; entries that do not stay are 0,
+ *         and filled in
+ * @sums: for each entry, what it adds to the checksum (see "Checksum of
+ *        bitmaps" in the specification); filled in likewise
  *
- * Writes the content of @bitmap to new clusters.
+ * Writes the content of @bitmap to new clusters.  Bits may be set meanwhile,
+ * and are stored or not.
  *
- * Returns 0, or -errno; what @table refers to then is to be freed by the
- * caller.
+ * Returns 0, or -EAGAIN if bitmaps have changed in another way, or -errno; new
+ * clusters that @table refers to then are to be freed by the caller.
  */
 int coroutine_mixed_fn GRAPH_RDLOCK
-qcow2_shell_store_data(BlockDriverState *bs, const char *name,
-                       BdrvDirtyBitmap *bitmap, uint64_t *table,
-                       uint32_t *checksum);
+qcow2_shell_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                       const unsigned long *keep, uint64_t *table,
+                       uint32_t *sums);
 
 /**
  * qcow2_shell_co_load_data:
@@ -34,14 +36,14 @@ qcow2_shell_store_data(BlockDriverState *bs, const char *name,
  * @table_size: number of its entries, just enough for @bitmap
  * @bitmap: a bitmap without any bits set; filled in.  NULL if nobody needs it,
  *          but it shall be read all the same
- * @checksum: what is read is added
+ * @sums: for each entry, what it adds to the checksum; filled in
  *
  * Returns 0, or -errno; @bitmap is not usable then.
  */
 int coroutine_fn GRAPH_RDLOCK
 qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
                          const uint64_t *table, uint32_t table_size,
-                         BdrvDirtyBitmap *bitmap, uint32_t *checksum);
+                         BdrvDirtyBitmap *bitmap, uint32_t *sums);
 
 /*
  * Number of entries of the table of a bitmap for @size bytes, with a
@@ -56,5 +58,14 @@ uint64_t qcow2_shell_table_size(BlockDriverState *bs, uint64_t size,
  */
 uint32_t qcow2_shell_sum_bitmap(const char *name, uint32_t granularity,
                                 bool autoload);
+
+/**
+ * qcow2_shell_fill_bitmaps:
+ * @all: also bitmaps that do not record at the moment
+ *
+ * Makes bitmaps in memory say that everything has changed: what they miss
+ * cannot be known, and this is never wrong.  May be called in any thread.
+ */
+void qcow2_shell_fill_bitmaps(BlockDriverState *bs, bool all);
 
 #endif

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-block-core.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "block/block-io.h"
@@ -23,9 +24,8 @@
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-directory.h"
 #include "qcow2-rw-backing-judge.h"
-
-/* The most that qcow2 stores of a bitmap, in bytes */
-#define CONTENT_MAX                 0x20000000
+#include "qcow2-rw-backing-recovery.h"
+#include "qcow2-rw-backing-store.h"
 
 /* The most memory for all bitmaps that are there only to be removed */
 #define INCONSISTENT_MAX            (16 * MiB)
@@ -37,12 +37,14 @@
  * @errp set if it is not usable.
  */
 static bool coroutine_fn GRAPH_RDLOCK
-load_content(BlockDriverState *bs, const Qcow2ShellEntry *entry,
+load_content(BlockDriverState *bs, Qcow2ShellEntry *entry,
              BdrvDirtyBitmap *bitmap, uint32_t *checksum, Error **errp)
 {
     uint64_t granularity = UINT64_C(1) << entry->granularity_bits;
     uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
     g_autofree uint64_t *table = NULL;
+    g_autofree uint32_t *sums = NULL;
+    uint32_t i;
     int ret;
 
     if (entry->table_size != qcow2_shell_table_size(bs, size, granularity)) {
@@ -53,8 +55,10 @@ load_content(BlockDriverState *bs, const Qcow2ShellEntry *entry,
     }
     ret = qcow2_shell_table_read(bs, entry, &table);
     if (ret == 0) {
-        ret = qcow2_shell_co_load_data(bs, entry->name, table,
-                                       entry->table_size, bitmap, checksum);
+        sums = g_try_new0(uint32_t, entry->table_size);
+        ret = sums ? qcow2_shell_co_load_data(bs, entry->name, table,
+                                              entry->table_size, bitmap, sums)
+                   : -ENOMEM;
     }
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not load its content");
@@ -63,6 +67,13 @@ load_content(BlockDriverState *bs, const Qcow2ShellEntry *entry,
     *checksum += qcow2_shell_sum_bitmap(entry->name, granularity,
                                         entry->flags &
                                         QCOW2_SHELL_BITMAP_AUTO);
+    for (i = 0; i < entry->table_size; i++) {
+        *checksum += sums[i];
+    }
+    if (bitmap) {
+        entry->table = g_steal_pointer(&table);
+        entry->sums = g_steal_pointer(&sums);
+    }
     return true;
 }
 
@@ -83,7 +94,7 @@ static uint32_t limit_granularity(BlockDriverState *bs, uint32_t granularity)
 }
 
 static void coroutine_fn GRAPH_RDLOCK
-load_bitmap(BlockDriverState *bs, const Qcow2ShellEntry *entry, bool believed,
+load_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry, bool believed,
             uint32_t *checksum)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
@@ -113,6 +124,8 @@ load_bitmap(BlockDriverState *bs, const Qcow2ShellEntry *entry, bool believed,
     }
     if (!(entry->flags & QCOW2_SHELL_BITMAP_AUTO)) {
         bdrv_disable_dirty_bitmap(bitmap);
+    } else if (believed && rwb->recovery) {
+        qcow2_log_recovery_apply(rwb->recovery, bitmap);
     }
     if (!believed) {
         bdrv_dirty_bitmap_set_inconsistent(bitmap);
@@ -142,7 +155,7 @@ static bool is_persistent_in_memory(BlockDriverState *bs, const char *name)
  * memory.  Whatever one of them has counts.
  */
 static void coroutine_fn GRAPH_RDLOCK
-merge_bitmap(BlockDriverState *bs, const Qcow2ShellEntry *entry,
+merge_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry,
              BdrvDirtyBitmap *bitmap, uint32_t *checksum)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
@@ -154,6 +167,12 @@ merge_bitmap(BlockDriverState *bs, const Qcow2ShellEntry *entry,
                                       UINT32_C(1) << entry->granularity_bits,
                                       NULL, &local_err);
     ok = stored && load_content(bs, entry, stored, checksum, &local_err);
+    if (ok && rwb->recovery && (entry->flags & QCOW2_SHELL_BITMAP_AUTO)) {
+        qcow2_log_recovery_apply(rwb->recovery, stored);
+    }
+    /* The bitmap in memory is another one than that in the image */
+    g_clear_pointer(&entry->table, g_free);
+    g_clear_pointer(&entry->sums, g_free);
 
     if (!is_persistent_in_memory(bs, entry->name)) {
         warn_report("Bitmap '%s' in '%s' is inconsistent: there is another "
@@ -243,7 +262,9 @@ static void grow_bitmaps(BlockDriverState *bs)
     bs->total_sectors = size / BDRV_SECTOR_SIZE;
     bdrv_dirty_bitmap_truncate(bs, size);
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
-        if (!bdrv_dirty_bitmap_inconsistent(bitmap)) {
+        /* Through the shell, those that do not record get nothing to record */
+        if (!bdrv_dirty_bitmap_inconsistent(bitmap) &&
+            !(rwb->recovery && !bdrv_dirty_bitmap_enabled(bitmap))) {
             bdrv_set_dirty_bitmap(bitmap, rwb->stored_size,
                                   size - rwb->stored_size);
         }
@@ -280,23 +301,53 @@ static void adopt_bitmaps(BlockDriverState *bs)
     }
 }
 
+/* After a crash, bitmaps are in use, and can be used all the same */
+static bool is_in_use(const Qcow2RwBacking *rwb, const Qcow2ShellEntry *entry,
+                      guint index)
+{
+    return (entry->flags & QCOW2_SHELL_BITMAP_IN_USE) &&
+           !(rwb->recovery && index < rwb->recovery->super.nb_covered);
+}
+
+/* The disk has become smaller, and the program that has done it has crashed */
+static void shrink_bitmaps(BlockDriverState *bs)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    uint64_t size = rwb->shrunk_size;
+
+    bs->total_sectors = size / BDRV_SECTOR_SIZE;
+    bdrv_dirty_bitmap_truncate(bs, size);
+    rwb->shrunk = true;
+    rwb->shrunk_size = 0;
+}
+
+static void report_recovery(BlockDriverState *bs)
+{
+    const Qcow2LogRecovery *recovery = qcow2_shell(bs)->recovery;
+    g_autofree char *added = size_to_str(qcow2_log_recovery_bytes(recovery));
+
+    info_report("Bitmaps of '%s' recovered after a crash: %" PRIu32 ", with up "
+                "to %s added that may have been written to", bs->filename,
+                recovery->super.nb_covered, added);
+}
+
 void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     bool trusted = rwb->state.verdict != QCOW2_SHELL_DISTRUSTED;
-    g_autoptr(GPtrArray) directory = directory_read_or_drop(bs);
+    GPtrArray *directory = directory_read_or_drop(bs);
     uint32_t checksum = 0;
     bool stale = false;
     guint i;
 
-    if (rwb->grown_size) {
+    if (rwb->grown_size || rwb->shrunk_size) {
         /* They are as long as the disk was */
         bs->total_sectors = rwb->stored_size / BDRV_SECTOR_SIZE;
     }
     adopt_bitmaps(bs);
     for (i = 0; directory && i < directory->len; i++) {
-        const Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
-        bool in_use = entry->flags & QCOW2_SHELL_BITMAP_IN_USE;
+        Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
+        bool in_use = is_in_use(rwb, entry, i);
         BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, entry->name);
 
         stale |= !in_use;
@@ -306,12 +357,22 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
             merge_bitmap(bs, entry, bitmap, &checksum);
         }
     }
+    if (directory) {
+        g_ptr_array_unref(rwb->directory);
+        rwb->directory = directory;
+    }
+    rwb->stored_changes = bs->dirty_bitmap_changes;
     check_checksum(bs, checksum);
     if (!trusted && stale) {
         qcow2_shell_report_stale_bitmaps(bs);
+    } else if (rwb->recovery &&
+               rwb->state.verdict != QCOW2_SHELL_DISTRUSTED) {
+        report_recovery(bs);
     }
     if (rwb->grown_size) {
         grow_bitmaps(bs);
+    } else if (rwb->shrunk_size) {
+        shrink_bitmaps(bs);
     }
     if (!bdrv_is_writable(bs)) {
         qcow2_shell_set_bitmaps_readonly(bs, true);
@@ -327,7 +388,7 @@ void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
     guint i;
 
     for (i = 0; directory && i < directory->len; i++) {
-        const Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
+        Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
 
         if (!(entry->flags & QCOW2_SHELL_BITMAP_IN_USE) &&
             !load_content(bs, entry, NULL, &checksum, &local_err)) {
@@ -349,281 +410,6 @@ void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
     }
 }
 
-/* Storing */
-
-/* A bitmap that is on its way to the image */
-typedef struct NewContent {
-    Qcow2ShellEntry entry;      /* without a name */
-    uint32_t checksum;
-} NewContent;
-
-static bool is_to_be_stored(BdrvDirtyBitmap *bitmap)
-{
-    return bdrv_dirty_bitmap_get_persistence(bitmap) &&
-           !bdrv_dirty_bitmap_readonly(bitmap) &&
-           !bdrv_dirty_bitmap_inconsistent(bitmap);
-}
-
-/*
- * A block job has the bitmap, and what is written meanwhile goes to another one
- * that has no name.  Which one is not known here, so all of them are added.
- */
-static BdrvDirtyBitmap *with_successor(BlockDriverState *bs,
-                                       BdrvDirtyBitmap *bitmap, Error **errp)
-{
-    BdrvDirtyBitmap *sum, *other;
-
-    sum = bdrv_create_dirty_bitmap(bs, bdrv_dirty_bitmap_granularity(bitmap),
-                                   NULL, errp);
-    if (!sum) {
-        return NULL;
-    }
-    bdrv_disable_dirty_bitmap(sum);
-    bdrv_dirty_bitmap_merge_internal(sum, bitmap, NULL, true);
-    FOR_EACH_DIRTY_BITMAP(bs, other) {
-        if (other != sum && !bdrv_dirty_bitmap_name(other)) {
-            bdrv_dirty_bitmap_merge_internal(sum, other, NULL, true);
-        }
-    }
-    return sum;
-}
-
-/* Writes @bitmap to new clusters; on failure, none are left */
-static bool GRAPH_RDLOCK
-store_content(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-              NewContent *content, Error **errp)
-{
-    bool has_successor = bdrv_dirty_bitmap_has_successor(bitmap);
-    BdrvDirtyBitmap *all = has_successor ? with_successor(bs, bitmap, errp)
-                                         : bitmap;
-    const char *name = bdrv_dirty_bitmap_name(bitmap);
-    /* A bitmap that a job has recorded until then, and will go on */
-    bool autoload = bdrv_dirty_bitmap_enabled(bitmap) || has_successor;
-    BDRVQcow2State *s = bs->opaque;
-    uint32_t granularity = bdrv_dirty_bitmap_granularity(bitmap);
-    uint64_t table_size = qcow2_shell_table_size(bs,
-                                                 bdrv_dirty_bitmap_size(bitmap),
-                                                 granularity);
-    g_autofree uint64_t *table = NULL;
-    int ret = -EFBIG;
-
-    if (!all) {
-        return false;
-    }
-    *content = (NewContent) {
-        .entry.granularity_bits = ctz32(granularity),
-        .entry.flags = autoload ? QCOW2_SHELL_BITMAP_AUTO : 0,
-        .checksum = qcow2_shell_sum_bitmap(name, granularity, autoload),
-    };
-    if (table_size * s->cluster_size <= CONTENT_MAX) {
-        table = g_try_new0(uint64_t, table_size);
-        ret = table ? qcow2_shell_store_data(bs, name, all, table,
-                                             &content->checksum) : -ENOMEM;
-    }
-    if (has_successor) {
-        bdrv_release_dirty_bitmap(all);
-    }
-    if (ret == 0) {
-        ret = qcow2_shell_table_write(bs, &content->entry, table, table_size);
-    }
-    if (ret < 0) {
-        if (table) {
-            qcow2_shell_table_free_data(bs, table, table_size);
-        }
-        error_setg_errno(errp, -ret, "Bitmap '%s' is not stored in '%s'", name,
-                         bs->filename);
-    }
-    return ret == 0;
-}
-
-static void add_copy(GPtrArray *directory, const Qcow2ShellEntry *entry)
-{
-    Qcow2ShellEntry *copy = qcow2_shell_directory_add(directory, entry->name);
-
-    copy->flags = entry->flags;
-    copy->granularity_bits = entry->granularity_bits;
-    copy->table_offset = entry->table_offset;
-    copy->table_size = entry->table_size;
-}
-
-static void GRAPH_RDLOCK
-free_contents(BlockDriverState *bs, const GPtrArray *directory)
-{
-    guint i;
-
-    for (i = 0; i < directory->len; i++) {
-        qcow2_shell_entry_free_clusters(bs, g_ptr_array_index(directory, i));
-    }
-}
-
-/*
- * Puts what is to be stored into @directory, which has what the image has: its
- * place there before goes to @replaced, where it is now to @stored.  Goes on
- * after a failure only if @partly is true.
- */
-static int GRAPH_RDLOCK
-store_contents(BlockDriverState *bs, GPtrArray *directory, GPtrArray *replaced,
-               GPtrArray *stored, bool partly, uint32_t *checksum,
-               Error **errp)
-{
-    BdrvDirtyBitmap *bitmap;
-    int ret = 0;
-
-    *checksum = 0;
-    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
-        const char *name = bdrv_dirty_bitmap_name(bitmap);
-        Error *local_err = NULL;
-        Qcow2ShellEntry *entry;
-        NewContent content;
-
-        if (!is_to_be_stored(bitmap)) {
-            continue;
-        }
-        if (!store_content(bs, bitmap, &content, &local_err)) {
-            if (ret < 0) {
-                error_report_err(local_err);
-                continue;
-            }
-            ret = -EIO;
-            error_propagate(errp, local_err);
-            if (!partly) {
-                return ret;
-            }
-            continue;
-        }
-
-        entry = qcow2_shell_directory_find(directory, name);
-        if (entry) {
-            add_copy(replaced, entry);
-        } else {
-            entry = qcow2_shell_directory_add(directory, name);
-        }
-        entry->flags = content.entry.flags;
-        entry->granularity_bits = content.entry.granularity_bits;
-        entry->table_offset = content.entry.table_offset;
-        entry->table_size = content.entry.table_size;
-        add_copy(stored, entry);
-        *checksum += content.checksum;
-    }
-    return ret;
-}
-
-/*
- * Writes @directory and a header that refers to it, and has @guard.  No header
- * that is written until then, for whatever reason, may have it.  If the header
- * was written but perhaps did not arrive, what the old and the new one refer to
- * must stay: it is leaked.
- */
-static int GRAPH_RDLOCK
-commit_directory(BlockDriverState *bs, const GPtrArray *directory,
-                 const Qcow2RwBackingGuard *guard, Error **errp)
-{
-    BDRVQcow2State *s = bs->opaque;
-    Qcow2RwBackingGuard old_guard = s->rw_backing->guard;
-    uint64_t old_offset = s->bitmap_directory_offset;
-    uint64_t old_size = s->bitmap_directory_size;
-    uint64_t old_autoclear = s->autoclear_features;
-    uint32_t old_count = s->nb_bitmaps;
-    uint64_t offset = 0, size = 0;
-    int ret = 0;
-
-    if (directory->len) {
-        ret = qcow2_shell_directory_write(bs, directory, &offset, &size);
-    }
-    if (ret == 0) {
-        ret = qcow2_flush_caches(bs);
-    }
-    if (ret == 0) {
-        s->bitmap_directory_offset = offset;
-        s->bitmap_directory_size = size;
-        s->nb_bitmaps = directory->len;
-        if (directory->len) {
-            s->autoclear_features |= QCOW2_AUTOCLEAR_BITMAPS;
-        }
-        s->rw_backing->guard = *guard;
-        ret = qcow2_update_header(bs);
-    }
-    if (ret == 0) {
-        /* If it had a seal before, the directory is another one all the same */
-        ret = bdrv_flush(bs->file->bs);
-    }
-    if (ret == 0) {
-        if (old_size) {
-            qcow2_free_clusters(bs, old_offset, old_size, QCOW2_DISCARD_OTHER);
-        }
-        return 0;
-    }
-
-    error_setg_errno(errp, -ret, "Could not update the bitmap directory of "
-                     "'%s'", bs->filename);
-    s->bitmap_directory_offset = old_offset;
-    s->bitmap_directory_size = old_size;
-    s->autoclear_features = old_autoclear;
-    s->nb_bitmaps = old_count;
-    s->rw_backing->guard = old_guard;
-    if (size && qcow2_shell(bs)->state.seal == QCOW2_SHELL_SEAL_NONE) {
-        qcow2_free_clusters(bs, offset, size, QCOW2_DISCARD_OTHER);
-    }
-    return ret;
-}
-
-static void report_lost_bitmaps(BlockDriverState *bs)
-{
-    BdrvDirtyBitmap *bitmap;
-
-    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
-        if (is_to_be_stored(bitmap)) {
-            error_report("Bitmap '%s' is not stored in '%s'",
-                         bdrv_dirty_bitmap_name(bitmap), bs->filename);
-        }
-    }
-}
-
-int qcow2_shell_store_bitmaps(BlockDriverState *bs, Qcow2RwBackingGuard *guard,
-                              bool partly, Error **errp)
-{
-    g_autoptr(GPtrArray) directory = qcow2_shell_directory_read(bs, errp);
-    g_autoptr(GPtrArray) replaced = qcow2_shell_directory_new();
-    g_autoptr(GPtrArray) stored = qcow2_shell_directory_new();
-    Error *local_err = NULL;
-    int ret, commit_ret;
-    guint i;
-
-    if (!directory) {
-        return -EIO;
-    }
-    for (i = 0; i < directory->len; i++) {
-        Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
-
-        entry->flags |= QCOW2_SHELL_BITMAP_IN_USE;
-    }
-
-    ret = store_contents(bs, directory, replaced, stored, partly,
-                         &guard->bitmaps_checksum, errp);
-    if (ret < 0 && !partly) {
-        free_contents(bs, stored);
-        return ret;
-    }
-    commit_ret = commit_directory(bs, directory, guard, &local_err);
-    if (commit_ret == 0) {
-        free_contents(bs, replaced);
-        return ret;
-    }
-    if (qcow2_shell(bs)->state.seal == QCOW2_SHELL_SEAL_NONE) {
-        free_contents(bs, stored);
-    }
-    if (ret < 0) {
-        /* Some were reported, the others are lost, too */
-        error_report_err(local_err);
-        return ret;
-    }
-    if (partly) {
-        report_lost_bitmaps(bs);
-    }
-    error_propagate(errp, local_err);
-    return commit_ret;
-}
-
 /* In memory */
 
 bool qcow2_shell_has_bitmaps(BlockDriverState *bs, bool only_persistent)
@@ -632,7 +418,7 @@ bool qcow2_shell_has_bitmaps(BlockDriverState *bs, bool only_persistent)
 
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
         if (only_persistent
-            ? is_to_be_stored(bitmap)
+            ? qcow2_shell_is_to_be_stored(bitmap)
             : bdrv_dirty_bitmap_name(bitmap) &&
               !bdrv_dirty_bitmap_inconsistent(bitmap)) {
             return true;
@@ -693,6 +479,7 @@ bool qcow2_shell_fill_left_behind(BlockDriverState *bs)
             !bdrv_dirty_bitmap_inconsistent(bitmap) &&
             !bdrv_dirty_bitmap_readonly(bitmap)) {
             bdrv_set_dirty_bitmap(bitmap, 0, bdrv_dirty_bitmap_size(bitmap));
+            bs->dirty_bitmap_changes++;
             any = true;
         }
     }
@@ -714,21 +501,4 @@ void qcow2_shell_set_bitmaps_readonly(BlockDriverState *bs, bool readonly)
             bdrv_dirty_bitmap_set_readonly(bitmap, readonly);
         }
     }
-}
-
-void qcow2_shell_fill_bitmaps(BlockDriverState *bs, bool all)
-{
-    BdrvDirtyBitmap *bitmap;
-
-    qemu_mutex_lock(&bs->dirty_bitmap_mutex);
-    for (bitmap = bdrv_dirty_bitmap_first(bs); bitmap;
-         bitmap = bdrv_dirty_bitmap_next(bitmap)) {
-        if ((all || bdrv_dirty_bitmap_enabled(bitmap)) &&
-            !bdrv_dirty_bitmap_inconsistent(bitmap) &&
-            !bdrv_dirty_bitmap_readonly(bitmap)) {
-            bdrv_set_dirty_bitmap_locked(bitmap, 0,
-                                         bdrv_dirty_bitmap_size(bitmap));
-        }
-    }
-    qemu_mutex_unlock(&bs->dirty_bitmap_mutex);
 }

@@ -28,23 +28,6 @@ void coroutine_fn GRAPH_RDLOCK qcow2_shell_load_bitmaps(BlockDriverState *bs);
  */
 void coroutine_fn GRAPH_RDLOCK qcow2_shell_verify_bitmaps(BlockDriverState *bs);
 
-/**
- * qcow2_shell_store_bitmaps:
- * @guard: describes the RW backing; its checksum is filled in
- * @partly: whether the others shall be stored if a bitmap cannot be, which is
- *          then reported
- * @errp: why a bitmap could not be stored
- *
- * Stores all persistent bitmaps, and writes a header with @guard, which becomes
- * rwb->guard: all of it is durable on success.  The node must be
- * quiesced.
- *
- * Returns 0, or -errno with @errp set.
- */
-int GRAPH_RDLOCK
-qcow2_shell_store_bitmaps(BlockDriverState *bs, Qcow2RwBackingGuard *guard,
-                          bool partly, Error **errp);
-
 /* Is there any bitmap in memory that can be wrong? */
 bool qcow2_shell_has_bitmaps(BlockDriverState *bs, bool only_persistent);
 
@@ -64,14 +47,5 @@ bool qcow2_shell_fill_left_behind(BlockDriverState *bs);
 void qcow2_shell_forget_loaded(BlockDriverState *bs);
 
 void qcow2_shell_set_bitmaps_readonly(BlockDriverState *bs, bool readonly);
-
-/**
- * qcow2_shell_fill_bitmaps:
- * @all: also bitmaps that do not record at the moment
- *
- * Makes bitmaps in memory say that everything has changed: what they miss
- * cannot be known, and this is never wrong.  May be called in any thread.
- */
-void qcow2_shell_fill_bitmaps(BlockDriverState *bs, bool all);
 
 #endif

@@ -52,6 +52,11 @@ static bool check_layout_options(BlockdevCreateOptionsQcow2 *opts,
     return true;
 }
 
+static bool wants_log(const BlockdevCreateOptionsQcow2 *opts)
+{
+    return opts->has_rw_backing_log && opts->rw_backing_log;
+}
+
 /* Refuses what an image without data of its own cannot have */
 static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
                                  Error **errp)
@@ -271,6 +276,11 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     const char *rw_name;
     int ret = -EINVAL;
 
+    if (!opts->rw_backing) {
+        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_LOG "' requires '"
+                   BLOCK_OPT_RW_BACKING "'");
+        return -EINVAL;
+    }
     if (!check_create_options(opts, errp)) {
         return -EINVAL;
     }
@@ -288,6 +298,7 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     bdrv_graph_co_rdlock();
     qcow2_rw_backing_pointer_from_node(rw_bs, &ptr);
     bdrv_graph_co_rdunlock();
+    ptr.log = wants_log(opts);
 
     if (!check_no_loop(file_bs, bdrv_get_node_name(file_bs), rw_bs, rw_name,
                        errp) ||
@@ -475,6 +486,7 @@ static bool plan_shell(NewShell *shell, const char *filename, QDict *qdict,
         .format = shell->rw_format,
         .filename = qcow2_rw_backing_is_local_path(shell->rw_name)
                     ? shell->rw_name : NULL,
+        .log = wants_log(opts),
     };
     shell->clusters = build_shell(opts, &ptr, errp);
     return shell->clusters;

@@ -10,6 +10,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <zlib.h>
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "block/block-io.h"
@@ -47,6 +48,8 @@ static void free_entry(void *opaque)
     Qcow2ShellEntry *entry = opaque;
 
     g_free(entry->name);
+    g_free(entry->table);
+    g_free(entry->sums);
     g_free(entry);
 }
 
@@ -272,7 +275,7 @@ write_new(BlockDriverState *bs, const void *buf, uint64_t size)
 
 int coroutine_mixed_fn
 qcow2_shell_directory_write(BlockDriverState *bs, const GPtrArray *directory,
-                            uint64_t *offset, uint64_t *size)
+                            uint64_t *offset, uint64_t *size, uint32_t *crc)
 {
     g_autofree uint8_t *buf = serialize(directory, size);
     int64_t ret;
@@ -286,6 +289,20 @@ qcow2_shell_directory_write(BlockDriverState *bs, const GPtrArray *directory,
         return ret;
     }
     *offset = ret;
+    *crc = crc32(0, buf, *size);
+    return 0;
+}
+
+int coroutine_mixed_fn
+qcow2_shell_directory_crc(BlockDriverState *bs, uint32_t *crc)
+{
+    BDRVQcow2State *s = bs->opaque;
+    g_autofree uint8_t *buf = read_bytes(bs, NULL);
+
+    if (!buf) {
+        return -EIO;
+    }
+    *crc = crc32(0, buf, s->bitmap_directory_size);
     return 0;
 }
 

@@ -24,6 +24,16 @@ typedef struct Qcow2ShellEntry {
     uint8_t granularity_bits;
     uint64_t table_offset;      /* in bs->file */
     uint32_t table_size;        /* number of entries of 8 bytes */
+
+    /*
+     * The table in host byte order, and what each of its entries adds to the
+     * checksum of bitmaps; both NULL if they are not known
+     */
+    uint64_t *table;
+    uint32_t *sums;
+
+    /* The user has removed it, which the file does not say yet */
+    bool removed;
 } Qcow2ShellEntry;
 
 /* GPtrArray of Qcow2ShellEntry, which it frees */
@@ -52,12 +62,17 @@ qcow2_shell_directory_read(BlockDriverState *bs, Error **errp);
  * @directory: not empty
  * @offset: set to where it is, in clusters that nothing refers to yet
  * @size: set to its length in bytes
+ * @crc: set to the CRC-32 of its bytes
  *
  * Returns 0, or -errno with nothing allocated.
  */
 int coroutine_mixed_fn GRAPH_RDLOCK
 qcow2_shell_directory_write(BlockDriverState *bs, const GPtrArray *directory,
-                            uint64_t *offset, uint64_t *size);
+                            uint64_t *offset, uint64_t *size, uint32_t *crc);
+
+/* Sets @crc to that of the directory in the file.  Returns 0, or -errno. */
+int coroutine_mixed_fn GRAPH_RDLOCK
+qcow2_shell_directory_crc(BlockDriverState *bs, uint32_t *crc);
 
 /**
  * qcow2_shell_directory_mark:

@@ -15,6 +15,9 @@
 #include "qemu/cutils.h"
 #include "qemu/timer.h"
 #include "block/qcow2-rw-backing-format.h"
+#include "block/qcow2-rw-backing-log-format.h"
+
+#define KNOWN_FLAGS     (QCOW2_RW_BACKING_LOG | QCOW2_RW_BACKING_LOG_ARMED)
 
 /*
  * The format name ends up in error messages before anybody looks it up, so it
@@ -66,10 +69,11 @@ static bool fixed_part_parse(const uint8_t *buf, size_t len,
     ext->flags = be32_to_cpu(ext->flags);
     ext->format_len = be16_to_cpu(ext->format_len);
     ext->filename_len = be16_to_cpu(ext->filename_len);
+    ext->log_offset = be64_to_cpu(ext->log_offset);
 
-    if (ext->flags) {
+    if (ext->flags & ~KNOWN_FLAGS) {
         error_setg(errp, "RW backing extension has unknown flags 0x%" PRIx32,
-                   ext->flags);
+                   ext->flags & ~KNOWN_FLAGS);
         return false;
     }
     if (!buffer_is_zero(ext->reserved, sizeof(ext->reserved))) {
@@ -83,6 +87,19 @@ static bool fixed_part_parse(const uint8_t *buf, size_t len,
         return false;
     }
     return true;
+}
+
+/* A log that cannot be there is none that counts, see the specification */
+static void take_over_log(Qcow2RwBackingPointer *ptr,
+                          const Qcow2RwBackingExt *ext)
+{
+    ptr->log = ext->flags & QCOW2_RW_BACKING_LOG;
+    if (ext->log_offset <= INT64_MAX - QCOW2_LOG_LEN &&
+        QEMU_IS_ALIGNED(ext->log_offset, QCOW2_LOG_UNIT_LEN)) {
+        ptr->log_offset = ext->log_offset;
+        ptr->log_armed = ptr->log && ptr->log_offset &&
+                         (ext->flags & QCOW2_RW_BACKING_LOG_ARMED);
+    }
 }
 
 bool qcow2_rw_backing_pointer_parse(Qcow2RwBackingPointer *ptr,
@@ -108,6 +125,7 @@ bool qcow2_rw_backing_pointer_parse(Qcow2RwBackingPointer *ptr,
     if (ext.filename_len) {
         ptr->filename = g_strndup(names + ext.format_len, ext.filename_len);
     }
+    take_over_log(ptr, &ext);
 
     if (!qcow2_rw_backing_pointer_validate(ptr, errp)) {
         qcow2_rw_backing_pointer_destroy(ptr);
@@ -131,6 +149,9 @@ uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
     filename_len = ptr->filename ? strlen(ptr->filename) : 0;
     ext.format_len = cpu_to_be16(format_len);
     ext.filename_len = cpu_to_be16(filename_len);
+    ext.log_offset = cpu_to_be64(ptr->log_offset);
+    ext.flags = cpu_to_be32((ptr->log ? QCOW2_RW_BACKING_LOG : 0) |
+                            (ptr->log_armed ? QCOW2_RW_BACKING_LOG_ARMED : 0));
 
     *len = sizeof(ext) + format_len + filename_len;
     buf = g_malloc(*len);

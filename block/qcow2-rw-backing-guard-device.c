@@ -207,7 +207,7 @@ static bool get_disk_counters(const char *disk,
     return false;
 }
 
-static bool get_boot_id(uint8_t id[16])
+bool qcow2_rw_backing_get_boot_id(uint8_t id[16])
 {
     g_autofree char *text = NULL;
     QemuUUID uuid;
@@ -285,7 +285,7 @@ bool qcow2_rw_backing_device_get(int fd, Qcow2RwBackingDevice *device,
                    minor(st.st_rdev));
         return false;
     }
-    if (!write_back(fd) || !get_boot_id(device->boot_id) ||
+    if (!write_back(fd) || !qcow2_rw_backing_get_boot_id(device->boot_id) ||
         !is_counting(disk) || !get_number(disk, "diskseq", &device->diskseq) ||
         !get_counters(self, &device->self) ||
         (is_partition && !get_partition(self, disk, device, start))) {

@@ -471,38 +471,83 @@ bool qcow2_rw_backing_file_is_exact(const Qcow2RwBackingFile *file)
     return file->quiet && qcow2_rw_backing_file_get_times(file, &guard, NULL);
 }
 
-#ifdef CONFIG_LINUX
-bool qcow2_rw_backing_file_touch(const Qcow2RwBackingFile *file)
+bool qcow2_rw_backing_file_get_evidence(const Qcow2RwBackingFile *file,
+                                        Qcow2LogTime *time, uint64_t *inode,
+                                        Error **errp)
 {
-    g_autofree char *name = NULL;
-    Qcow2RwBackingFileTime before, after;
-    const Leaf *leaf;
-    int fd, ret;
+    Qcow2RwBackingFileTime file_time;
+    struct stat st;
+
+    if (!file->complete || !file->quiet || leaf_count(file) != 1) {
+        error_setg(errp, "It is not a single local file");
+        return false;
+    }
+    if (!get_local_time(get_leaf(file, 0), &file_time, errp)) {
+        return false;
+    }
+    if (fstat(get_leaf(file, 0)->fd, &st) < 0) {
+        error_setg_errno(errp, errno, "It cannot be asked for its time");
+        return false;
+    }
+    *time = (Qcow2LogTime) {
+        .sec  = file_time.mtime_sec,
+        .nsec = file_time.mtime_nsec,
+    };
+    *inode = st.st_ino;
+    return true;
+}
+
+#ifdef CONFIG_LINUX
+/* Makes the time of the file durable, which is set to now before if @touch */
+static bool sync_time(const Leaf *leaf, bool touch)
+{
+    g_autofree char *name = g_strdup_printf("/proc/self/fd/%d", leaf->fd);
+    int fd, ret = 0;
 
     /* Without OFD locks, closing a descriptor drops all locks on its file */
-    if (!leaf_count(file) || !qemu_has_ofd_lock()) {
+    if (!qemu_has_ofd_lock()) {
         return false;
     }
-    leaf = get_leaf(file, 0);
-    if (!get_local_time(leaf, &before, NULL)) {
-        return false;
-    }
-    name = g_strdup_printf("/proc/self/fd/%d", leaf->fd);
     fd = open(name, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return false;
     }
-    ret = futimens(fd, NULL);
+    if (touch) {
+        ret = futimens(fd, NULL);
+    }
     if (ret == 0) {
         /* fdatasync() would not care for the time */
         ret = fsync(fd);
     }
     close(fd);
-    return ret == 0 && get_local_time(leaf, &after, NULL) &&
+    return ret == 0;
+}
+
+bool qcow2_rw_backing_file_sync_time(const Qcow2RwBackingFile *file)
+{
+    return leaf_count(file) == 1 && sync_time(get_leaf(file, 0), false);
+}
+
+bool qcow2_rw_backing_file_touch(const Qcow2RwBackingFile *file)
+{
+    Qcow2RwBackingFileTime before, after;
+    const Leaf *leaf;
+
+    if (!leaf_count(file)) {
+        return false;
+    }
+    leaf = get_leaf(file, 0);
+    return get_local_time(leaf, &before, NULL) && sync_time(leaf, true) &&
+           get_local_time(leaf, &after, NULL) &&
            (before.mtime_sec != after.mtime_sec ||
             before.mtime_nsec != after.mtime_nsec);
 }
 #else
+bool qcow2_rw_backing_file_sync_time(const Qcow2RwBackingFile *file)
+{
+    return false;
+}
+
 bool qcow2_rw_backing_file_touch(const Qcow2RwBackingFile *file)
 {
     return false;

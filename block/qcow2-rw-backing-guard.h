@@ -10,6 +10,7 @@
 #include "qapi/qapi-types-qcow2-rw-backing.h"
 #include "block/block_int.h"
 #include "block/qcow2-rw-backing-format.h"
+#include "block/qcow2-rw-backing-log-format.h"
 
 /*
  * The local files and devices under an RW backing.  They are found by name
@@ -35,6 +36,24 @@ void qcow2_rw_backing_file_close(Qcow2RwBackingFile *file);
 
 /* Are times of files evidence of each write to the RW backing? */
 bool qcow2_rw_backing_file_is_exact(const Qcow2RwBackingFile *file);
+
+/**
+ * qcow2_rw_backing_file_get_evidence:
+ * @time: set to the modification time of the one file under the RW backing
+ * @inode: set to its number
+ *
+ * Returns false with @errp set if there is no such file, or if its time does
+ * not tell of each write.
+ */
+bool qcow2_rw_backing_file_get_evidence(const Qcow2RwBackingFile *file,
+                                        Qcow2LogTime *time, uint64_t *inode,
+                                        Error **errp);
+
+/* Sets @id to the host since it was booted; false if that is not known. */
+bool qcow2_rw_backing_get_boot_id(uint8_t id[16]);
+
+/* Makes the time of this file durable.  Returns false if it cannot. */
+bool qcow2_rw_backing_file_sync_time(const Qcow2RwBackingFile *file);
 
 /**
  * qcow2_rw_backing_file_touch:

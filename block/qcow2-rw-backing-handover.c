@@ -183,6 +183,10 @@ shell_co_invalidate_cache(BlockDriverState *bs, Error **errp)
         return;
     }
     doubt_bitmaps(bs, &left, shrunk);
+    if (qcow2_shell_enter_loaded(bs, errp) < 0) {
+        /* Nobody has left what was not entered */
+        s->flags |= BDRV_O_INACTIVE;
+    }
     qcow2_shell_forget_loaded(bs);
 }
 

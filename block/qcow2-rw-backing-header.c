@@ -17,7 +17,10 @@
 #include "block/block_int.h"
 #include "system/runstate.h"
 #include "qcow2.h"
+#include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-flush.h"
 #include "qcow2-rw-backing-header.h"
+#include "qcow2-rw-backing-log.h"
 
 /* Magic numbers of extensions that qcow2.c keeps to itself */
 #define QCOW2_EXT_MAGIC_END             0
@@ -265,14 +268,15 @@ static void take_over_state(BlockDriverState *bs, bool damaged)
     Qcow2RwBacking *rwb = s->rw_backing;
     Qcow2ShellMarks marks = s->nb_bitmaps ? QCOW2_SHELL_MARKS_UNKNOWN
                                           : QCOW2_SHELL_MARKS_IN_USE;
-    Qcow2ShellSeal seal = qcow2_shell_guard_seal(&rwb->guard);
+    unsigned int headers = qcow2_shell_header(rwb);
 
     if (damaged) {
         /* What could not be read may be there */
-        seal = QCOW2_SHELL_SEAL_UNKNOWN;
+        headers = QCOW2_SHELL_HEADERS_ANY;
         marks = QCOW2_SHELL_MARKS_UNKNOWN;
     }
-    qcow2_shell_state_read(&rwb->state, seal, marks);
+    qcow2_shell_state_read(&rwb->state, headers, marks);
+    qcow2_shell_update_gate(bs);
     rwb->state.needs_repair = damaged;
 
     stat64_init(&rwb->flush_failures_seen, get_clock());
@@ -303,6 +307,8 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
 
     s->rw_backing = g_new0(Qcow2RwBacking, 1);
     s->rw_backing->stored_size = header->size;
+    s->rw_backing->log = qcow2_log_new();
+    s->rw_backing->directory = qcow2_shell_directory_new();
     qcow2_rw_backing_file_init(&s->rw_backing->file);
     s->data_file = bs->file;
     QLIST_INIT(&s->cluster_allocs);
@@ -319,6 +325,10 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
                                s->cluster_size - header->header_length,
                                &local_err);
     take_over_state(bs, damaged);
+    if (offset_into_cluster(s, s->rw_backing->pointer.log_offset)) {
+        s->rw_backing->pointer.log_offset = 0;
+        s->rw_backing->pointer.log_armed = false;
+    }
     if (!s->rw_backing->pointer.format) {
         /* Without an error of its own, it was not there at all */
         if (local_err) {
@@ -505,13 +515,15 @@ static int serialize_header(BlockDriverState *bs, char *buf)
 }
 
 /* The events when a header is on its way, and when it is durable */
-static const Qcow2ShellEvent header_events[QCOW2_SHELL_SEAL__MAX][2] = {
-    [QCOW2_SHELL_SEAL_NONE]    = { QCOW2_SHELL_UNSEALING,
-                                   QCOW2_SHELL_UNSEALED },
-    [QCOW2_SHELL_SEAL_SAMPLED] = { QCOW2_SHELL_SEALING_SAMPLED,
-                                   QCOW2_SHELL_SEALED_SAMPLED },
-    [QCOW2_SHELL_SEAL_EXACT]   = { QCOW2_SHELL_SEALING_EXACT,
-                                   QCOW2_SHELL_SEALED_EXACT },
+static const Qcow2ShellEvent header_events[][2] = {
+    [QCOW2_SHELL_HEADER_BARE]    = { QCOW2_SHELL_UNSEALING,
+                                     QCOW2_SHELL_UNSEALED },
+    [QCOW2_SHELL_HEADER_LOGGED]  = { QCOW2_SHELL_ARMING,
+                                     QCOW2_SHELL_ARMED },
+    [QCOW2_SHELL_HEADER_SAMPLED] = { QCOW2_SHELL_SEALING_SAMPLED,
+                                     QCOW2_SHELL_SEALED_SAMPLED },
+    [QCOW2_SHELL_HEADER_EXACT]   = { QCOW2_SHELL_SEALING_EXACT,
+                                     QCOW2_SHELL_SEALED_EXACT },
 };
 
 /*
@@ -523,8 +535,9 @@ int coroutine_mixed_fn qcow2_rw_backing_write_header(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
-    Qcow2ShellSeal seal = qcow2_shell_guard_seal(&rwb->guard);
-    bool changes = rwb->state.seal != seal;
+    Qcow2ShellHeader header = qcow2_shell_header(rwb);
+    bool changes = rwb->state.headers != header;
+    uint64_t since = get_clock();
     char *buf = qemu_blockalign(bs->file->bs, s->cluster_size);
     int ret;
 
@@ -533,17 +546,17 @@ int coroutine_mixed_fn qcow2_rw_backing_write_header(BlockDriverState *bs)
     ret = serialize_header(bs, buf);
     if (ret == 0) {
         if (changes) {
-            qcow2_shell_state_event(&rwb->state, header_events[seal][0]);
+            qcow2_shell_event(bs, header_events[header][0]);
         }
         ret = bdrv_pwrite(bs->file, 0, s->cluster_size, buf, 0);
     }
     if (ret == 0 && changes) {
-        ret = bdrv_flush(bs->file->bs);
+        ret = qcow2_shell_flush_file(bs, since);
     }
     if (ret == 0) {
         rwb->header_outdated = false;
         if (changes) {
-            qcow2_shell_state_event(&rwb->state, header_events[seal][1]);
+            qcow2_shell_event(bs, header_events[header][1]);
         }
     }
     qemu_vfree(buf);
@@ -560,19 +573,23 @@ void qcow2_shell_free(BlockDriverState *bs)
         g_free(s->rw_backing->guard_reason);
         g_slist_free(s->rw_backing->loaded);
         g_slist_free(s->rw_backing->merged);
+        g_ptr_array_unref(s->rw_backing->directory);
+        qcow2_log_recovery_free(s->rw_backing->recovery);
+        qcow2_log_free(s->rw_backing->log);
         g_clear_pointer(&s->rw_backing, g_free);
     }
 }
 
-Qcow2ShellSeal qcow2_shell_guard_seal(const Qcow2RwBackingGuard *guard)
+Qcow2ShellHeader qcow2_shell_header(const Qcow2RwBacking *rwb)
 {
-    switch (guard->kind) {
+    switch (rwb->guard.kind) {
     case QCOW2_RW_BACKING_GUARD_NONE:
-        return QCOW2_SHELL_SEAL_NONE;
+        return rwb->pointer.log_armed ? QCOW2_SHELL_HEADER_LOGGED
+                                      : QCOW2_SHELL_HEADER_BARE;
     case QCOW2_RW_BACKING_GUARD_FILE:
-        return QCOW2_SHELL_SEAL_EXACT;
+        return QCOW2_SHELL_HEADER_EXACT;
     default:
         /* Counters of a device start anew with the host */
-        return QCOW2_SHELL_SEAL_SAMPLED;
+        return QCOW2_SHELL_HEADER_SAMPLED;
     }
 }

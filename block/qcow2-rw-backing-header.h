@@ -35,8 +35,8 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
 ssize_t qcow2_shell_put_extensions(const Qcow2RwBackingPointer *ptr,
                                    char *buf, size_t buflen);
 
-/* What a header with @guard is for its readers */
-Qcow2ShellSeal qcow2_shell_guard_seal(const Qcow2RwBackingGuard *guard);
+/* What a header that is written now is for its readers */
+Qcow2ShellHeader qcow2_shell_header(const Qcow2RwBacking *rwb);
 
 /* Says how to go on with a disk whose shell does not tell where it is. */
 void qcow2_shell_hint_new_image(Error *const *errp);

@@ -11,10 +11,31 @@
 #include "qapi/error.h"
 #include "qapi/util.h"
 #include "qapi/qapi-types-block-core.h"
+#include "qemu/lockable.h"
 #include "block/block_int.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-directory.h"
 #include "qcow2-rw-backing-info.h"
+#include "qcow2-rw-backing-log.h"
+
+static Qcow2RwBackingLogInfo *log_info(Qcow2RwBacking *rwb)
+{
+    Qcow2RwBackingLogInfo *info = g_new0(Qcow2RwBackingLogInfo, 1);
+    Qcow2Log *log = rwb->log;
+
+    info->active = rwb->pointer.log_armed;
+    QEMU_LOCK_GUARD(&log->lock);
+    if (log->marks) {
+        info->has_generation = true;
+        info->generation = log->marks->id.generation;
+        info->has_chunk_size = true;
+        info->chunk_size = UINT64_C(1) << log->marks->chunk_bits;
+        info->has_marked = true;
+        info->marked = (uint64_t)qcow2_log_marks_count(log->marks)
+                       << log->marks->chunk_bits;
+    }
+    return info;
+}
 
 static ImageInfoSpecificQCow2RwBacking *rw_backing_info(BlockDriverState *bs)
 {
@@ -28,6 +49,7 @@ static ImageInfoSpecificQCow2RwBacking *rw_backing_info(BlockDriverState *bs)
         .name_stored  = rwb->pointer.filename != NULL,
         .guard        = rwb->guard_state,
         .guard_reason = g_strdup(rwb->guard_reason),
+        .log          = rwb->pointer.log ? log_info(rwb) : NULL,
     };
     return info;
 }

@@ -14,7 +14,11 @@
 #include "block/qcow2-rw-backing-format.h"
 #include "qcow2-rw-backing.h"
 #include "qcow2-rw-backing-guard.h"
+#include "qcow2-rw-backing-log-marks.h"
 #include "qcow2-rw-backing-state.h"
+
+typedef struct Qcow2Log Qcow2Log;
+typedef struct Qcow2LogRecovery Qcow2LogRecovery;
 
 /* Names that QEMU takes for file descriptors which were passed to it */
 #define QCOW2_RW_BACKING_FDSET_PREFIX   "/dev/fdset/"
@@ -43,6 +47,12 @@ typedef struct Qcow2RwBacking {
     uint64_t grown_size;
 
     /*
+     * If it was made smaller since, by a program that has crashed, the size in
+     * bytes that it has now; likewise
+     */
+    uint64_t shrunk_size;
+
+    /*
      * Since its bitmaps were added, the disk may have been larger than it is:
      * what it reads in a new part is not what it did there
      */
@@ -69,11 +79,31 @@ typedef struct Qcow2RwBacking {
     GSList *loaded;
     GSList *merged;
 
+    /*
+     * The bitmap directory in the file, GPtrArray of Qcow2ShellEntry; and
+     * bs->dirty_bitmap_changes when its bitmaps were stored or loaded
+     */
+    GPtrArray *directory;
+    unsigned int stored_changes;
+
     /* Checksum of the bitmaps in the image, if it is known */
     bool has_stored_checksum;
     uint32_t stored_checksum;
 
     Qcow2ShellState state;
+
+    /*
+     * What the path of a write looks at, in any thread.  Follows from @state
+     * and @log, see qcow2_shell_update_gate().
+     */
+    const Qcow2LogGate *gate;
+    Qcow2Log *log;
+
+    /* Time between two checkpoints in seconds */
+    uint32_t checkpoint_interval;
+
+    /* What the log says of bitmaps in the file, until they are loaded */
+    Qcow2LogRecovery *recovery;
 
     /* When to compare the RW backing, what came out, and why */
     BlockdevQcow2RwBackingGuard guard_mode;

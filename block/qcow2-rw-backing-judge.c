@@ -15,9 +15,12 @@
 #include "block/block_int.h"
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
+#include "qcow2-rw-backing-bitmap-data.h"
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-directory.h"
 #include "qcow2-rw-backing-judge.h"
+#include "qcow2-rw-backing-log-lease.h"
+#include "qcow2-rw-backing-recovery.h"
 
 /* A message is of no use if it does not end */
 #define NAMES_REPORTED              10
@@ -228,13 +231,114 @@ judge_by_guard(BlockDriverState *bs, bool *grown, bool *reported, Error **errp)
     return 0;
 }
 
+static void forget_recovery(Qcow2RwBacking *rwb)
+{
+    qcow2_log_recovery_free(g_steal_pointer(&rwb->recovery));
+}
+
+/* The log does not say anything that counts, and @reason is why */
+static int reject_log(BlockDriverState *bs, Error *reason, Error **errp)
+{
+    ERRP_GUARD();
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+
+    forget_recovery(rwb);
+    if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_STRICT) {
+        error_propagate_prepend(errp, reason, "Bitmaps of '%s' cannot be "
+                                "recovered after a crash: ", bs->filename);
+        hint_auto(errp);
+        return -EINVAL;
+    }
+    warn_reportf_err(error_copy(reason), "Bitmaps of '%s' cannot be recovered "
+                     "after a crash: ", bs->filename);
+    set_guard_state(bs, QCOW2_RW_BACKING_GUARD_STATE_UNCHECKED, reason);
+    qcow2_shell_distrust(bs);
+    return 0;
+}
+
+/* What the lease says; the user may not want to know */
+static int judge_lease(BlockDriverState *bs, Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Qcow2LogLeaseVerdict verdict;
+    Error *reason = NULL;
+
+    if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
+        return 0;
+    }
+    if (!rwb->recovery->lease.number) {
+        error_setg(&reason, "Until when it may have been written to is not "
+                   "known");
+        return reject_log(bs, reason, errp);
+    }
+    verdict = qcow2_log_lease_judge(&rwb->recovery->lease, &rwb->file, &reason);
+    if (verdict == QCOW2_LOG_LEASE_BROKEN ||
+        (verdict == QCOW2_LOG_LEASE_NO_EVIDENCE &&
+         rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_STRICT)) {
+        return reject_log(bs, reason, errp);
+    }
+    set_guard_state(bs, QCOW2_RW_BACKING_GUARD_STATE_RECOVERED, reason);
+    return 0;
+}
+
+/* The size for which bitmaps were stored is not always that of the header */
+static void judge_recovered_size(BlockDriverState *bs)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+
+    rwb->stored_size = rwb->recovery->super.size;
+    if (size > rwb->stored_size) {
+        rwb->grown_size = size;
+    } else if (size < rwb->stored_size) {
+        rwb->shrunk_size = size;
+    }
+    rwb->shrunk |= rwb->recovery->super.shrunk;
+    rwb->has_stored_checksum = true;
+    rwb->stored_checksum = rwb->recovery->super.bitmaps_checksum;
+}
+
+/*
+ * The program that has used the image has crashed.  Whoever does not have it
+ * alone may be reading while it is being written to.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+judge_by_log(BlockDriverState *bs, Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Error *reason = NULL;
+    int ret;
+
+    if (bs->force_share) {
+        qcow2_shell_distrust(bs);
+        return 0;
+    }
+    rwb->recovery = qcow2_log_recover(bs, &reason);
+    if (!rwb->recovery) {
+        error_prepend(&reason, "Its write-intent log cannot be used: ");
+        return reject_log(bs, reason, errp);
+    }
+    ret = judge_lease(bs, errp);
+    if (rwb->recovery) {
+        judge_recovered_size(bs);
+        qcow2_shell_state_judge(&rwb->state, QCOW2_SHELL_TRUSTED);
+    }
+    return ret;
+}
+
 int coroutine_fn qcow2_shell_judge(BlockDriverState *bs, Error **errp)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     bool grown = false, reported = false;
     int ret = qcow2_shell_take_over_size(bs, errp);
 
-    if (ret == 0 && rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
+    if (ret == 0 && rwb->state.headers == QCOW2_SHELL_HEADER_LOGGED) {
+        ret = judge_by_log(bs, errp);
+        if (ret < 0 || rwb->recovery) {
+            return ret;
+        }
+    } else if (ret == 0 &&
+               rwb->guard_mode != BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF) {
         ret = rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE
             ? judge_without_guard(bs, errp)
             : judge_by_guard(bs, &grown, &reported, errp);

@@ -14,7 +14,8 @@
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing-int.h"
+#include "qcow2-rw-backing-checkpoint.h"
+#include "qcow2-rw-backing-directory.h"
 
 /* Bytes that one copy of all persistent bitmaps takes up in the image */
 static uint64_t copy_size(BlockDriverState *bs, const char *name,
@@ -27,7 +28,9 @@ static uint64_t copy_size(BlockDriverState *bs, const char *name,
     /* See "Bitmap directory" in the specification of qcow2 */
     uint64_t dir_entry_len = ROUND_UP(24 + strlen(name), 8);
 
-    return qcow2_get_persistent_dirty_bitmap_size(bs, s->cluster_size) +
+    return (qcow2_shell(bs)->pointer.log_offset
+            ? 0 : ROUND_UP(QCOW2_LOG_LEN, s->cluster_size)) +
+        qcow2_get_persistent_dirty_bitmap_size(bs, s->cluster_size) +
         clusters * s->cluster_size +
         ROUND_UP(clusters * sizeof(uint64_t), s->cluster_size) +
         ROUND_UP(dir_entry_len, s->cluster_size);
@@ -104,7 +107,8 @@ co_can_store_new_dirty_bitmap(BlockDriverState *bs, const char *name,
 {
     BDRVQcow2State *s = bs->opaque;
 
-    if (s->rw_backing->state.needs_repair) {
+    /* Or it could not be written, and still cannot, as far as is known */
+    if (s->rw_backing->state.needs_repair || s->rw_backing->header_outdated) {
         set_damaged_error(bs, name, errp);
         return false;
     }
@@ -118,6 +122,31 @@ co_can_store_new_dirty_bitmap(BlockDriverState *bs, const char *name,
            reserve_space(bs, name, granularity, errp);
 }
 
+/*
+ * With a log, a bitmap goes when the next checkpoint stores what is left, which
+ * the command waits for.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+co_remove_persistent_dirty_bitmap(BlockDriverState *bs, const char *name,
+                                  Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Qcow2ShellEntry *entry = qcow2_shell_directory_find(rwb->directory, name);
+    int ret;
+
+    if (rwb->pointer.log && !rwb->state.needs_repair && bdrv_is_writable(bs)) {
+        if (entry) {
+            entry->removed = true;
+        }
+        return 0;
+    }
+    ret = bdrv_qcow2.bdrv_co_remove_persistent_dirty_bitmap(bs, name, errp);
+    if (ret == 0 && entry) {
+        g_ptr_array_remove(rwb->directory, entry);
+    }
+    return ret;
+}
+
 static void qcow2_rw_backing_new_bitmaps_init(void)
 {
     BlockDriver *drv = &bdrv_qcow2_rw_backing;
@@ -127,7 +156,8 @@ static void qcow2_rw_backing_new_bitmaps_init(void)
     drv->bdrv_co_can_store_new_dirty_bitmap =
         co_can_store_new_dirty_bitmap;
     drv->bdrv_co_remove_persistent_dirty_bitmap =
-        bdrv_qcow2.bdrv_co_remove_persistent_dirty_bitmap;
+        co_remove_persistent_dirty_bitmap;
+    drv->bdrv_dirty_bitmaps_changed = qcow2_shell_bitmaps_changed;
 }
 
 block_init(qcow2_rw_backing_new_bitmaps_init);

@@ -11,17 +11,22 @@
 #include "qapi/error.h"
 #include "qapi/util.h"
 #include "qapi/qapi-types-block-core.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "block/qdict.h"
 #include "qobject/qdict.h"
+#include "qobject/qnum.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-child.h"
 #include "qcow2-rw-backing-header.h"
 #include "qcow2-rw-backing-judge.h"
 #include "qcow2-rw-backing-seal.h"
+
+/* Time between two checkpoints in seconds, unless the user says otherwise */
+#define CHECKPOINT_INTERVAL     60
 
 /* Returns false with @errp set if the option has an invalid value */
 static bool take_guard_mode(QDict *options, BlockdevQcow2RwBackingGuard *mode,
@@ -34,6 +39,26 @@ static bool take_guard_mode(QDict *options, BlockdevQcow2RwBackingGuard *mode,
                             BLOCKDEV_QCOW2_RW_BACKING_GUARD_AUTO, errp);
     qdict_del(options, "rw-backing-guard");
     return !*errp;
+}
+
+static bool take_checkpoint_interval(QDict *options, uint32_t *interval,
+                                     Error **errp)
+{
+    const char *key = "rw-backing-checkpoint-interval";
+    int64_t value = CHECKPOINT_INTERVAL;
+    QObject *obj = qdict_get(options, key);
+    const char *str = qdict_get_try_str(options, key);
+
+    if ((str && qemu_strtoi64(str, NULL, 10, &value) < 0) ||
+        (obj && !str && !qnum_get_try_int(qobject_to(QNum, obj), &value)) ||
+        value < 1 || value > UINT32_MAX) {
+        error_setg(errp, "Invalid value of '%s': it is a number of seconds, at "
+                   "least 1", key);
+        return false;
+    }
+    *interval = value;
+    qdict_del(options, key);
+    return true;
 }
 
 /* Options of qcow2, with defaults for an image without L2 tables */
@@ -111,7 +136,7 @@ open_inspected(BlockDriverState *bs, QDict *options, int flags)
     qdict_del(options, "rw-backing");
     bs->total_sectors = rwb->stored_size / BDRV_SECTOR_SIZE;
 
-    if (s->nb_bitmaps && rwb->state.seal == QCOW2_SHELL_SEAL_NONE) {
+    if (s->nb_bitmaps && rwb->state.headers == QCOW2_SHELL_HEADER_BARE) {
         /* Nobody vouches for them, marked or not */
         qcow2_shell_distrust(bs);
     }
@@ -128,35 +153,6 @@ open_inspected(BlockDriverState *bs, QDict *options, int flags)
         qcow2_update_header(bs);
     }
     return 0;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-open_with_child(BlockDriverState *bs, QDict *options, int flags,
-                bool open_child, Error **errp)
-{
-    int ret = qcow2_shell_attach_child(bs, options, open_child, errp);
-
-    if (ret < 0) {
-        return ret;
-    }
-    if (flags & BDRV_O_INACTIVE) {
-        /* Another process may still be writing */
-        return qcow2_shell_take_over_size(bs, errp);
-    }
-    ret = qcow2_shell_judge(bs, errp);
-    if (ret < 0) {
-        return ret;
-    }
-    qcow2_shell_load_bitmaps(bs);
-    if (bdrv_is_writable(bs)) {
-        ret = qcow2_shell_enter_or_wait(bs, errp);
-    }
-    if (ret == -EAGAIN) {
-        /* Those that came by migration are as good as before */
-        qcow2_shell_release_loaded(bs);
-        ret = 0;
-    }
-    return ret;
 }
 
 /* After a crash, with lazy refcounts */
@@ -185,6 +181,35 @@ static void coroutine_fn GRAPH_RDLOCK repair_dirty(BlockDriverState *bs)
 }
 
 static int coroutine_fn GRAPH_RDLOCK
+open_with_child(BlockDriverState *bs, QDict *options, int flags,
+                bool open_child, Error **errp)
+{
+    int ret = qcow2_shell_attach_child(bs, options, open_child, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (flags & BDRV_O_INACTIVE) {
+        /* Another process may still be writing */
+        return qcow2_shell_take_over_size(bs, errp);
+    }
+    ret = qcow2_shell_judge(bs, errp);
+    if (ret < 0) {
+        return ret;
+    }
+    qcow2_shell_load_bitmaps(bs);
+    if (!open_child) {
+        /* A node that becomes active has bitmaps that may be in doubt */
+        return 0;
+    }
+    if (!(flags & BDRV_O_CHECK)) {
+        /* Before anything is allocated */
+        repair_dirty(bs);
+    }
+    return qcow2_shell_enter_loaded(bs, errp);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
 open_shell(BlockDriverState *bs, const QCowHeader *header, QDict *options,
            int flags, bool open_child, Error **errp)
 {
@@ -199,6 +224,11 @@ open_shell(BlockDriverState *bs, const QCowHeader *header, QDict *options,
         return ret;
     }
     if (!take_guard_mode(options, &qcow2_shell(bs)->guard_mode, errp)) {
+        return -EINVAL;
+    }
+    if (!take_checkpoint_interval(options,
+                                  &qcow2_shell(bs)->checkpoint_interval,
+                                  errp)) {
         return -EINVAL;
     }
     bs->total_sectors = 0;

@@ -18,8 +18,10 @@
 #include "qcow2.h"
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-child.h"
+#include "qcow2-rw-backing-flush.h"
 #include "qcow2-rw-backing-inspect.h"
 #include "qcow2-rw-backing-judge.h"
+#include "qcow2-rw-backing-log-lease.h"
 #include "qcow2-rw-backing-reopen.h"
 #include "qcow2-rw-backing-seal.h"
 
@@ -125,8 +127,8 @@ static void GRAPH_UNLOCKED stay_writable(BlockDriverState *bs)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    qcow2_shell_enter(bs);
     qcow2_shell_set_bitmaps_readonly(bs, false);
+    qcow2_shell_begin(bs);
 }
 
 /* Makes @old_bs the RW backing that it was, and drops a reference to it */
@@ -237,8 +239,7 @@ static void GRAPH_RDLOCK give_up_bitmaps(BlockDriverState *bs)
     BdrvDirtyBitmap *bitmap;
 
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
-        if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
-            bdrv_dirty_bitmap_readonly(bitmap)) {
+        if (bdrv_dirty_bitmap_get_persistence(bitmap)) {
             bdrv_dirty_bitmap_set_inconsistent(bitmap);
         }
     }
@@ -259,11 +260,17 @@ void qcow2_shell_reopen_commit_post(BDRVReopenState *state)
 
     if (old_bs) {
         renew_guard(bs);
+        qcow2_log_end_lease(bs);
     }
     if (!bdrv_is_writable(bs) || !rwb->child) {
         return;
     }
+    if (rwb->log->phase != QCOW2_LOG_IDLE) {
+        /* It was writable all the time */
+        return;
+    }
     qcow2_shell_judge_again(bs);
+    qcow2_shell_set_bitmaps_readonly(bs, false);
     if (qcow2_shell_enter_or_wait(bs, &local_err) < 0) {
         /* Too late to refuse: the next write tries again */
         if (local_err) {
@@ -271,5 +278,4 @@ void qcow2_shell_reopen_commit_post(BDRVReopenState *state)
         }
         give_up_bitmaps(bs);
     }
-    qcow2_shell_set_bitmaps_readonly(bs, false);
 }

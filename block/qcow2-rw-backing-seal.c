@@ -34,8 +34,13 @@
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-bitmaps.h"
+#include "qcow2-rw-backing-checkpoint.h"
 #include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-flush.h"
+#include "qcow2-rw-backing-log-commit.h"
+#include "qcow2-rw-backing-log-lease.h"
 #include "qcow2-rw-backing-seal.h"
+#include "qcow2-rw-backing-store.h"
 
 /* Time between two attempts of writes to enter, if it is no use, in ns */
 #define RETRY_INTERVAL      NANOSECONDS_PER_SECOND
@@ -47,43 +52,85 @@ int coroutine_mixed_fn qcow2_shell_enter(BlockDriverState *bs)
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     int ret = 0, marks_ret = 0;
 
+    /* Nobody waits for what was to be stored */
+    qcow2_log_stop(bs);
+    qcow2_shell_forget_pending(bs);
     /* The header first: it says which directory is to be marked */
     rwb->guard = (Qcow2RwBackingGuard) { };
-    if (rwb->state.seal != QCOW2_SHELL_SEAL_NONE || rwb->header_outdated) {
+    rwb->pointer.log_armed = false;
+    if (rwb->state.headers != QCOW2_SHELL_HEADER_BARE || rwb->header_outdated) {
         ret = qcow2_update_header(bs);
     }
     /* Whatever has become of it, marks are good for those who find it sealed */
     if (rwb->state.marks != QCOW2_SHELL_MARKS_IN_USE) {
-        qcow2_shell_state_event(&rwb->state, QCOW2_SHELL_MARKING);
+        qcow2_shell_event(bs, QCOW2_SHELL_MARKING);
         marks_ret = qcow2_shell_directory_mark(bs);
         if (marks_ret == 0) {
-            qcow2_shell_state_event(&rwb->state, QCOW2_SHELL_MARKED);
+            qcow2_shell_event(bs, QCOW2_SHELL_MARKED);
         }
     }
     return ret < 0 ? ret : marks_ret;
 }
 
+/* Does any header that may be there make bitmaps believed by itself? */
+static bool is_believed(const Qcow2RwBacking *rwb)
+{
+    /* Marks say nothing to readers who have the log */
+    return (rwb->state.headers & QCOW2_SHELL_HEADER_LOGGED) ||
+           ((rwb->state.headers & QCOW2_SHELL_HEADERS_SEALED) &&
+            rwb->state.marks != QCOW2_SHELL_MARKS_IN_USE);
+}
+
 /* Would a write to the RW backing make all seals void that may be there? */
 static bool can_break_seal(const Qcow2RwBacking *rwb)
 {
-    return rwb->state.seal == QCOW2_SHELL_SEAL_NONE ||
-           rwb->state.marks == QCOW2_SHELL_MARKS_IN_USE ||
-           ((rwb->state.seal == QCOW2_SHELL_SEAL_EXACT ||
-             rwb->state.seal == QCOW2_SHELL_SEAL_NONE_OR_EXACT) &&
+    return !is_believed(rwb) ||
+           (!(rwb->state.headers & QCOW2_SHELL_HEADER_SAMPLED) &&
             qcow2_rw_backing_file_is_exact(&rwb->file));
+}
+
+/* With a log, bitmaps go on to be believed; otherwise, they are not */
+static int coroutine_mixed_fn GRAPH_RDLOCK begin_log(BlockDriverState *bs)
+{
+    Error *local_err = NULL;
+    int ret;
+
+    if (!qcow2_shell(bs)->pointer.log || qcow2_shell(bs)->state.needs_repair ||
+        !qcow2_shell_can_be_covered(bs)) {
+        return -ENOTSUP;
+    }
+    ret = qcow2_shell_checkpoint_quiesced(bs, &local_err);
+    if (local_err) {
+        warn_report_err(local_err);
+    }
+    return ret;
+}
+
+int coroutine_mixed_fn qcow2_shell_begin(BlockDriverState *bs)
+{
+    int ret = begin_log(bs);
+
+    /* It was about a header that is not there any more */
+    qcow2_log_recovery_free(g_steal_pointer(&qcow2_shell(bs)->recovery));
+    if (ret < 0) {
+        ret = qcow2_shell_enter(bs);
+    }
+    if (qcow2_shell(bs)->pointer.log && bdrv_has_named_bitmaps(bs)) {
+        qcow2_shell_start_checkpoints(bs);
+    }
+    return ret;
 }
 
 int coroutine_mixed_fn
 qcow2_shell_enter_or_wait(BlockDriverState *bs, Error **errp)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
-    int ret = qcow2_shell_enter(bs);
+    int ret = qcow2_shell_begin(bs);
 
     if (ret == 0) {
         return 0;
     }
     rwb->header_outdated = true;
-    rwb->state.needs_repair = true;
     if (!can_break_seal(rwb)) {
         error_setg_errno(errp, -ret, "Bitmaps in '%s' can neither be updated "
                          "nor be marked as out of date", bs->filename);
@@ -95,37 +142,54 @@ qcow2_shell_enter_or_wait(BlockDriverState *bs, Error **errp)
     return -EAGAIN;
 }
 
+int coroutine_mixed_fn
+qcow2_shell_enter_loaded(BlockDriverState *bs, Error **errp)
+{
+    int ret = bdrv_is_writable(bs) ? qcow2_shell_enter_or_wait(bs, errp) : 0;
+
+    if (ret == -EAGAIN) {
+        /* Those that came by migration are as good as before */
+        qcow2_shell_release_loaded(bs);
+        ret = 0;
+    }
+    return ret;
+}
+
 /*
  * Without a seal, marks are missing and nothing else; with marks, the seal is
  * one too many.  Otherwise a file with exact evidence is made to look otherwise
  * than in any seal, durably: whatever of the next writes arrives before the
- * host crashes, no seal fits.
+ * host crashes, no seal fits.  For a log, this takes until its lease has ended.
  */
-static bool break_seal(BlockDriverState *bs)
+static bool coroutine_fn break_seal(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
 
-    if (!can_break_seal(rwb) ||
-        (rwb->state.seal != QCOW2_SHELL_SEAL_NONE &&
-         rwb->state.marks != QCOW2_SHELL_MARKS_IN_USE &&
-         !qcow2_rw_backing_file_touch(&rwb->file))) {
+    if (!can_break_seal(rwb)) {
         return false;
     }
-    qcow2_shell_state_event(&rwb->state, QCOW2_SHELL_BROKE_SEAL);
+    if (is_believed(rwb)) {
+        if (rwb->state.headers & QCOW2_SHELL_HEADER_LOGGED) {
+            qcow2_log_lease_outlive(rwb->log);
+        }
+        if (!qcow2_rw_backing_file_touch(&rwb->file)) {
+            return false;
+        }
+    }
+    qcow2_shell_event(bs, QCOW2_SHELL_BROKE_SEAL);
     return true;
 }
 
-static int coroutine_mixed_fn GRAPH_RDLOCK
+static int coroutine_fn GRAPH_RDLOCK
 enter_or_break(BlockDriverState *bs, Error **errp)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     int ret = qcow2_shell_enter(bs);
 
-    if (ret == 0 || rwb->state.may_write) {
+    if (ret == 0 || qcow2_shell_state_may_write(&rwb->state)) {
         return 0;
     }
     rwb->header_outdated = true;
-    rwb->state.needs_repair = true;
     if (break_seal(bs)) {
         return 0;
     }
@@ -135,10 +199,11 @@ enter_or_break(BlockDriverState *bs, Error **errp)
 }
 
 /*
- * Several requests may come here at once, each of them waits until it is clear
- * what becomes of it.
+ * The log does not count, or the image may be believed by others although it is
+ * still here.  Several requests may come here at once, each of them waits until
+ * it is clear what becomes of it.
  */
-int coroutine_fn qcow2_shell_open_gate(BlockDriverState *bs)
+static int coroutine_fn GRAPH_RDLOCK enter_by_write(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
@@ -148,7 +213,10 @@ int coroutine_fn qcow2_shell_open_gate(BlockDriverState *bs)
 
     QEMU_LOCK_GUARD(&s->lock);
 
-    if (rwb->state.may_write) {
+    if (rwb->log->phase != QCOW2_LOG_IDLE) {
+        return -EAGAIN;
+    }
+    if (qcow2_shell_state_may_write(&rwb->state)) {
         return 0;
     }
     if (now < rwb->retry_time) {
@@ -174,70 +242,42 @@ int coroutine_fn qcow2_shell_open_gate(BlockDriverState *bs)
     return strict ? -EIO : 0;
 }
 
-/* Leaving */
-
-/*
- * A node that nobody writes to at the moment does not pass a flush on to its
- * children, although a guest that has gone since may have written.
- */
-static int GRAPH_RDLOCK flush_tree(BlockDriverState *bs)
+int coroutine_fn qcow2_shell_open_gate(BlockDriverState *bs, uint64_t offset,
+                                       uint64_t bytes)
 {
-    int ret = bdrv_flush(bs);
-    BdrvChild *child;
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    int ret;
 
-    QLIST_FOREACH(child, &bs->children, next) {
-        int child_ret = flush_tree(child->bs);
-
-        ret = ret < 0 ? ret : child_ret;
-    }
+    do {
+        ret = qcow2_log_touch(bs, offset, bytes);
+        if (ret == 0) {
+            return 0;
+        }
+        if (qatomic_read(&rwb->log->failed)) {
+            qcow2_log_give_up(bs);
+        }
+        ret = enter_by_write(bs);
+    } while (ret == -EAGAIN);
     return ret;
 }
 
-static bool GRAPH_RDLOCK
-flush_has_failed(BlockDriverState *bs, uint64_t since)
-{
-    BdrvChild *child;
-
-    if (stat64_get(&bs->flush_failed_at) >= since) {
-        return true;
-    }
-    QLIST_FOREACH(child, &bs->children, next) {
-        if (flush_has_failed(child->bs, since)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-void qcow2_shell_flush_failed(BlockDriverState *bs)
-{
-    /* In this order: a failure in between is found later */
-    stat64_max(&qcow2_shell(bs)->flush_failures_seen, get_clock());
-    qcow2_shell_fill_bitmaps(bs, false);
-}
-
-void qcow2_shell_find_failed_flush(BlockDriverState *bs)
-{
-    Qcow2RwBacking *rwb = qcow2_shell(bs);
-
-    if (flush_has_failed(rwb->child->bs,
-                         stat64_get(&rwb->flush_failures_seen))) {
-        warn_report("A flush of the RW backing of '%s' has failed: its bitmaps "
-                    "say that everything has changed", bs->filename);
-        qcow2_shell_flush_failed(bs);
-    }
-}
+/* Leaving */
 
 /* Steps 1 to 4 of the comment at the top */
 static int GRAPH_RDLOCK seal(BlockDriverState *bs, bool closing, Error **errp)
 {
     ERRP_GUARD();
     Qcow2RwBacking *rwb = qcow2_shell(bs);
+    bool is_known = rwb->log->phase == QCOW2_LOG_STEADY &&
+                    !rwb->log->pending.directory;
+    Qcow2ShellStoreMode mode = {
+        .closing = true,
+        .partly  = closing,
+        .written = is_known ? rwb->log->marks : NULL,
+    };
     Qcow2RwBackingGuard guard;
-    int ret = flush_tree(rwb->child->bs);
+    int ret = qcow2_shell_flush_disk(bs);
 
-    /* Also if it was another one, and this one succeeds over a loss */
-    qcow2_shell_find_failed_flush(bs);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "Could not flush the RW backing of '%s'",
                          bs->filename);
@@ -249,10 +289,11 @@ static int GRAPH_RDLOCK seal(BlockDriverState *bs, bool closing, Error **errp)
         return -EIO;
     }
     guard.shrunk = rwb->shrunk;
-    ret = qcow2_shell_store_bitmaps(bs, &guard, closing, errp);
+    ret = qcow2_shell_store_bitmaps(bs, &guard, &mode, errp);
     if (ret < 0) {
         return ret;
     }
+    qcow2_log_stop(bs);
     rwb->guard_state = qcow2_rw_backing_guard_fresh_state(&rwb->guard);
     g_clear_pointer(&rwb->guard_reason, g_free);
     return 0;
@@ -278,16 +319,23 @@ static int GRAPH_RDLOCK write_refcounts(BlockDriverState *bs, Error **errp)
 int qcow2_shell_leave(BlockDriverState *bs, bool closing, Error **errp)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
-    bool may_write = rwb->state.may_write;
+    bool may_write = qcow2_shell_state_may_write(&rwb->state) ||
+                     qcow2_shell_state_may_write_marked(&rwb->state);
     int ret = 0, refcounts_ret;
 
     if (!bdrv_is_writable(bs)) {
         return 0;
     }
+    qcow2_shell_stop_checkpoints(bs);
     if (rwb->child && qcow2_shell_has_bitmaps(bs, closing)) {
         ret = seal(bs, closing, errp);
-    } else if (rwb->child && rwb->header_outdated) {
-        /* What could not be written before may be possible by now */
+    } else if (rwb->child &&
+               (rwb->header_outdated ||
+                (rwb->state.headers & QCOW2_SHELL_HEADER_LOGGED))) {
+        /*
+         * What could not be written before may be possible by now, and bitmaps
+         * that are handed over in another way must not be believed here
+         */
         qcow2_shell_enter(bs);
     }
     /* Also if only some bitmaps are stored */
@@ -300,6 +348,10 @@ int qcow2_shell_leave(BlockDriverState *bs, bool closing, Error **errp)
          */
         rwb->guard = (Qcow2RwBackingGuard) { };
         qcow2_shell_enter(bs);
+        if (!closing && rwb->pointer.log) {
+            qcow2_shell_start_checkpoints(bs);
+        }
     }
+    qcow2_shell_forget_pending(bs);
     return ret;
 }

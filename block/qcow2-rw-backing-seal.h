@@ -20,6 +20,17 @@
 int coroutine_mixed_fn GRAPH_RDLOCK qcow2_shell_enter(BlockDriverState *bs);
 
 /**
+ * qcow2_shell_begin:
+ *
+ * Arms the write-intent log if the image keeps one and has bitmaps; otherwise,
+ * or if that fails, enters the image.  The node must be quiesced, or known to
+ * nobody yet.
+ *
+ * Returns 0, or -errno.
+ */
+int coroutine_mixed_fn GRAPH_RDLOCK qcow2_shell_begin(BlockDriverState *bs);
+
+/**
  * qcow2_shell_enter_or_wait:
  *
  * The same for an image that may be on failing storage, so that its guest gets
@@ -32,6 +43,16 @@ int coroutine_mixed_fn GRAPH_RDLOCK qcow2_shell_enter(BlockDriverState *bs);
  */
 int coroutine_mixed_fn GRAPH_RDLOCK
 qcow2_shell_enter_or_wait(BlockDriverState *bs, Error **errp);
+
+/**
+ * qcow2_shell_enter_loaded:
+ *
+ * The same, if the node is writable, right after bitmaps were loaded: those are
+ * gone if the first write has to try again.  Returns 0, or -errno with @errp
+ * set.
+ */
+int coroutine_mixed_fn GRAPH_RDLOCK
+qcow2_shell_enter_loaded(BlockDriverState *bs, Error **errp);
 
 /**
  * qcow2_shell_leave:
@@ -53,28 +74,14 @@ int GRAPH_RDLOCK qcow2_shell_leave(BlockDriverState *bs, bool closing,
 /**
  * qcow2_shell_open_gate:
  *
- * To be called before a request that writes to the RW backing if
- * state.may_write is false: an earlier attempt to leave has failed.
+ * To be called before a request that writes to the RW backing if the gate does
+ * not let it pass: the log has no durable mark for it, or an earlier attempt to
+ * leave has failed.
  *
  * Returns 0 if the request may go on, or -errno.
  */
-int coroutine_fn GRAPH_RDLOCK qcow2_shell_open_gate(BlockDriverState *bs);
-
-/**
- * qcow2_shell_flush_failed:
- *
- * To be called after a flush of the RW backing has failed: data may be lost
- * that a bitmap does not know any more, since it was backed up.  All bitmaps
- * that record say that everything has changed.  May be called in any thread.
- */
-void qcow2_shell_flush_failed(BlockDriverState *bs);
-
-/**
- * qcow2_shell_find_failed_flush:
- *
- * The same if a flush has failed that somebody else has asked for, of the RW
- * backing or of a node below: storage reports a loss only once.
- */
-void GRAPH_RDLOCK qcow2_shell_find_failed_flush(BlockDriverState *bs);
+int coroutine_fn GRAPH_RDLOCK qcow2_shell_open_gate(BlockDriverState *bs,
+                                                    uint64_t offset,
+                                                    uint64_t bytes);
 
 #endif

@@ -4,7 +4,7 @@
  * Three questions that must not be mixed: what would a program find in the
  * file if QEMU crashed now, is what the file says about bitmaps to be believed,
  * and is its metadata sound.  The answers change in one place, by a table, and
- * one predicate says whether the RW backing may be written to.  Knows no block
+ * two predicates say which writes may go to the RW backing.  Knows no block
  * device, so that unit tests go through all of it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -14,24 +14,28 @@
 #define BLOCK_QCOW2_RW_BACKING_STATE_H
 
 /*
- * The guard extension in the file, which makes a reader believe the bitmaps if
- * the RW backing looks as recorded.
+ * What a header says of the RW backing.  As a set: all headers that a crash may
+ * leave now.
  */
-typedef enum Qcow2ShellSeal {
-    /* A write has failed, or is under way: whatever was or will be there */
-    QCOW2_SHELL_SEAL_UNKNOWN,
-    /* The same, but whatever is there, its evidence notices every write */
-    QCOW2_SHELL_SEAL_NONE_OR_EXACT,
-    /* There is none, nobody believes the bitmaps */
-    QCOW2_SHELL_SEAL_NONE,
-    /* There may be one, but of an RW backing that looks otherwise since */
-    QCOW2_SHELL_SEAL_BROKEN,
-    /* Its evidence does not notice every write */
-    QCOW2_SHELL_SEAL_SAMPLED,
-    /* Its evidence notices every write, unless the host crashes */
-    QCOW2_SHELL_SEAL_EXACT,
-    QCOW2_SHELL_SEAL__MAX
-} Qcow2ShellSeal;
+typedef enum Qcow2ShellHeader {
+    /* Nothing: nobody believes the bitmaps */
+    QCOW2_SHELL_HEADER_BARE         = 1 << 0,
+    /* Bitmaps are believed together with what the write-intent log adds */
+    QCOW2_SHELL_HEADER_LOGGED       = 1 << 1,
+    /* Sealed with evidence that does not notice every write */
+    QCOW2_SHELL_HEADER_SAMPLED      = 1 << 2,
+    /* Sealed with evidence that notices every write, unless the host crashes */
+    QCOW2_SHELL_HEADER_EXACT        = 1 << 3,
+    /* One of the others, but of an RW backing that looks otherwise since */
+    QCOW2_SHELL_HEADER_BROKEN       = 1 << 4,
+} Qcow2ShellHeader;
+
+#define QCOW2_SHELL_HEADERS_SEALED  (QCOW2_SHELL_HEADER_SAMPLED | \
+                                     QCOW2_SHELL_HEADER_EXACT)
+/* After something has failed about which nothing is known */
+#define QCOW2_SHELL_HEADERS_ANY     (QCOW2_SHELL_HEADER_BARE | \
+                                     QCOW2_SHELL_HEADER_LOGGED | \
+                                     QCOW2_SHELL_HEADERS_SEALED)
 
 /* What the bitmap directory in the file says of all bitmaps */
 typedef enum Qcow2ShellMarks {
@@ -57,13 +61,16 @@ typedef enum Qcow2ShellVerdict {
 
 /* What happens to the file */
 typedef enum Qcow2ShellEvent {
-    /* A header without a seal is on its way, then it is durable */
+    /* A bare header is on its way, then it is durable */
     QCOW2_SHELL_UNSEALING,
     QCOW2_SHELL_UNSEALED,
     /*
-     * A header with a seal is on its way, and with it the directory that it
-     * refers to; then both are durable
+     * The same for one that lets the log count, and with it the directory that
+     * it refers to, in which all bitmaps are in use
      */
+    QCOW2_SHELL_ARMING,
+    QCOW2_SHELL_ARMED,
+    /* The same for a seal, with a directory in which they are not in use */
     QCOW2_SHELL_SEALING_SAMPLED,
     QCOW2_SHELL_SEALED_SAMPLED,
     QCOW2_SHELL_SEALING_EXACT,
@@ -80,29 +87,22 @@ typedef enum Qcow2ShellEvent {
 } Qcow2ShellEvent;
 
 typedef struct Qcow2ShellState {
-    Qcow2ShellSeal seal;
+    unsigned int headers;       /* set of Qcow2ShellHeader */
     Qcow2ShellMarks marks;
     Qcow2ShellVerdict verdict;
 
     /* Part of the metadata was not usable: no new bitmaps are stored */
     bool needs_repair;
-
-    /*
-     * The RW backing may be written to, which follows from @seal and @marks.
-     * Read in the path of each write, by any thread; changes only while the
-     * node is quiesced or under BDRVQcow2State.lock.
-     */
-    bool may_write;
 } Qcow2ShellState;
 
 /**
  * qcow2_shell_state_read:
- * @seal: what was found in the file
+ * @headers: what was found in the file
  * @marks: likewise
  *
  * Begins with what a file says that nobody else writes to.
  */
-void qcow2_shell_state_read(Qcow2ShellState *state, Qcow2ShellSeal seal,
+void qcow2_shell_state_read(Qcow2ShellState *state, unsigned int headers,
                             Qcow2ShellMarks marks);
 
 /* Goes to the state after @event.  There is no way to go back. */
@@ -111,5 +111,11 @@ void qcow2_shell_state_event(Qcow2ShellState *state, Qcow2ShellEvent event);
 /* Takes @verdict, unless the bitmaps are distrusted already. */
 void qcow2_shell_state_judge(Qcow2ShellState *state,
                              Qcow2ShellVerdict verdict);
+
+/* May the RW backing be written to, whatever the log says? */
+bool qcow2_shell_state_may_write(const Qcow2ShellState *state);
+
+/* May the RW backing be written to where the log has a mark? */
+bool qcow2_shell_state_may_write_marked(const Qcow2ShellState *state);
 
 #endif

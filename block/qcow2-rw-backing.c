@@ -19,6 +19,7 @@
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-bitmaps.h"
+#include "qcow2-rw-backing-flush.h"
 #include "qcow2-rw-backing-info.h"
 #include "qcow2-rw-backing-reopen.h"
 #include "qcow2-rw-backing-seal.h"
@@ -29,15 +30,18 @@ static inline BdrvChild *rw_backing_child(BlockDriverState *bs)
 }
 
 /*
- * Before each request that writes.  The gate is open, unless the image was left
- * and may be believed by others although it is still here.
+ * Before each request that writes: the log has to have marks for it, which are
+ * durable, or bitmaps are not believed after a crash.
  */
-static inline int coroutine_fn GRAPH_RDLOCK write_gate(BlockDriverState *bs)
+static inline int coroutine_fn GRAPH_RDLOCK
+write_gate(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
 {
-    if (likely(qcow2_shell(bs)->state.may_write)) {
+    if (likely(qcow2_log_gate_passes(qatomic_load_acquire(
+                                         &qcow2_shell(bs)->gate),
+                                     offset, bytes))) {
         return 0;
     }
-    return qcow2_shell_open_gate(bs);
+    return qcow2_shell_open_gate(bs, offset, bytes);
 }
 
 static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
@@ -85,7 +89,7 @@ qcow2_rw_backing_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
                                  size_t qiov_offset, BdrvRequestFlags flags)
 {
-    int ret = write_gate(bs);
+    int ret = write_gate(bs, offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -100,7 +104,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, BdrvRequestFlags flags)
 {
-    int ret = write_gate(bs);
+    int ret = write_gate(bs, offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -113,7 +117,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pdiscard(BlockDriverState *bs, int64_t offset,
                              int64_t bytes)
 {
-    int ret = write_gate(bs);
+    int ret = write_gate(bs, offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -140,7 +144,7 @@ qcow2_rw_backing_co_copy_range_to(BlockDriverState *bs,
                                   int64_t bytes, BdrvRequestFlags read_flags,
                                   BdrvRequestFlags write_flags)
 {
-    int ret = write_gate(bs);
+    int ret = write_gate(bs, dst_offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -160,7 +164,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_flush(BlockDriverState *bs)
 {
     if (unlikely(qcow2_shell(bs)->gate_reported) && bdrv_is_writable(bs)) {
-        qcow2_shell_open_gate(bs);
+        write_gate(bs, 0, 1);
     }
     return after_flush(bs, bdrv_co_flush(rw_backing_child(bs)->bs), true);
 }
@@ -307,7 +311,7 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                              Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
-    int64_t size;
+    int64_t size, old_size;
     int ret;
 
     if (!QEMU_IS_ALIGNED(offset, BDRV_SECTOR_SIZE)) {
@@ -315,7 +319,12 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                    (unsigned) BDRV_SECTOR_SIZE);
         return -EINVAL;
     }
-    ret = write_gate(bs);
+    /*
+     * What is cut off will have other content once it has come back.  What is
+     * new has no marks, but the end of what is old gets one.
+     */
+    old_size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    ret = write_gate(bs, offset, MAX(old_size - offset, 1));
     if (ret < 0) {
         error_setg_errno(errp, -ret, "'%s' cannot be written to", bs->filename);
         return ret;

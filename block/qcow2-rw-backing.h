@@ -29,6 +29,14 @@
         .help = "Image format of that disk (default: raw)"          \
     }
 
+#define BLOCK_OPT_RW_BACKING_LOG    "rw-backing-log"
+#define QCOW2_RW_BACKING_LOG_OPT                                    \
+    {                                                               \
+        .name = BLOCK_OPT_RW_BACKING_LOG,                           \
+        .type = QEMU_OPT_BOOL,                                      \
+        .help = "Bitmaps survive crashes (default: off)"            \
+    }
+
 /**
  * qcow2_rw_backing_open:
  * @header: header of the image in host byte order, with the RW backing bit
@@ -67,6 +75,17 @@ qcow2_rw_backing_write_header(BlockDriverState *bs);
  * true if the node can go on.
  */
 bool qcow2_rw_backing_outlives_corruption(BlockDriverState *bs);
+
+/**
+ * qcow2_rw_backing_check_refcounts:
+ *
+ * Counts the clusters of @bs, if it is a shell, that only a shell has; see
+ * qcow2_check_bitmaps_refcounts().  Returns 0, or -errno.
+ */
+int coroutine_fn GRAPH_RDLOCK
+qcow2_rw_backing_check_refcounts(BlockDriverState *bs, BdrvCheckResult *res,
+                                 void **refcount_table,
+                                 int64_t *refcount_table_size);
 
 /**
  * qcow2_rw_backing_co_create:

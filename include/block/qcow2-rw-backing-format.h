@@ -25,12 +25,18 @@
 /* Length of the digest in the guard extension in bytes (SHA-256) */
 #define QCOW2_RW_BACKING_DIGEST_LEN         32
 
+/* The image keeps a write-intent log as long as it has bitmaps */
+#define QCOW2_RW_BACKING_LOG                1
+/* What the log says counts */
+#define QCOW2_RW_BACKING_LOG_ARMED          2
+
 /* Fixed part of the RW backing extension; all fields are big endian */
 typedef struct QEMU_PACKED Qcow2RwBackingExt {
-    uint32_t flags;             /* none defined, must be zero */
+    uint32_t flags;             /* QCOW2_RW_BACKING_LOG* */
     uint16_t format_len;        /* in bytes, at least 1 */
     uint16_t filename_len;      /* in bytes, 0 if no name is stored */
-    uint8_t reserved[32];       /* must be zero */
+    uint64_t log_offset;        /* in bytes, 0 if there is no log yet */
+    uint8_t reserved[24];       /* must be zero */
     /* format name follows, then file name, both without NUL */
 } Qcow2RwBackingExt;
 
@@ -92,6 +98,13 @@ typedef struct Qcow2RwBackingPointer {
      * shell names no RW backing, so that opening it takes an option.
      */
     char *filename;
+
+    /* Keeps a log; where it is in the image in bytes, 0 if there is none yet */
+    bool log;
+    uint64_t log_offset;
+
+    /* What the log says counts */
+    bool log_armed;
 } Qcow2RwBackingPointer;
 
 /* How to find out whether the RW backing was modified by others */

@@ -219,6 +219,9 @@ static const struct {
     { "job-dismiss", qmp_marshal_job_dismiss },
 };
 
+/* The shell keeps a write-intent log */
+static bool has_log;
+
 typedef struct Command {
     CommandFunc *func;
     QDict *args;
@@ -632,6 +635,8 @@ static void resize(uint64_t new_len)
     poll_until(guest_is_idle);
     guest_limit = MIN(len, new_len);
     crash_truth_touch(guest_limit, MAX(len, new_len) - guest_limit);
+    /* The end of the disk is marked */
+    crash_truth_touch(guest_limit - SECTOR, SECTOR);
     guest_grant(crash_random(8));
     for (int i = 0; i < crash_bitmaps->len; i++) {
         CrashBitmap *bitmap = crash_bitmaps->pdata[i];
@@ -650,7 +655,13 @@ static void resize(uint64_t new_len)
         CrashBitmap *bitmap = crash_bitmaps->pdata[i];
 
         if (is_present(bitmap)) {
-            set_exact_if_disabled(bitmap, crash_truth_next(bitmap));
+            CrashTruth *truth = crash_truth_next(bitmap);
+
+            set_exact_if_disabled(bitmap, truth);
+            if (has_log) {
+                /* What was cut off comes back with what was stored */
+                truth->exact = NULL;
+            }
         }
     }
 }
@@ -801,6 +812,8 @@ static void set_sealing(void)
 
             truth->exact = bits_now(bitmap);
             truth->exact_blocks = blocks_of(bitmap);
+            /* Until the seal is there, a log has what it had before */
+            truth->or_before = has_log;
         }
     }
 }
@@ -810,9 +823,14 @@ static void set_sealed(bool sealed)
 {
     for (int i = 0; i < crash_bitmaps->len; i++) {
         if (is_present(crash_bitmaps->pdata[i])) {
-            crash_truth_next(crash_bitmaps->pdata[i])->sealed =
-                sealed && !crash_shell.flush_has_failed &&
-                !crash_disk.flush_has_failed;
+            CrashTruth *truth = crash_truth_next(crash_bitmaps->pdata[i]);
+
+            truth->sealed = sealed && !crash_shell.flush_has_failed &&
+                            !crash_disk.flush_has_failed;
+            truth->or_before = false;
+            if (has_log && !truth->sealed && truth->recording) {
+                truth->exact = NULL;
+            }
         }
     }
 }
@@ -1063,7 +1081,7 @@ static void fill_disk(void)
     stamp = 1000;
 }
 
-void crash_workload_create(void)
+void crash_workload_create(bool with_log)
 {
     static const uint32_t cluster_sizes[] = { 512, 4 * KiB, 64 * KiB };
     BlockdevRef file = { .type = QTYPE_QSTRING, .u.reference = (char *)"file" };
@@ -1074,6 +1092,8 @@ void crash_workload_create(void)
             .u.qcow2 = {
                 .file = &file,
                 .rw_backing = &rwb,
+                .has_rw_backing_log = true,
+                .rw_backing_log = with_log,
                 .has_cluster_size = true,
                 .cluster_size =
                     cluster_sizes[crash_random(ARRAY_SIZE(cluster_sizes))],
@@ -1082,6 +1102,7 @@ void crash_workload_create(void)
     };
 
     fill_disk();
+    has_log = with_log;
     crash_shell.image.len = 0;
     creation.options.u.qcow2.size = crash_disk.image.len;
     bitmap_names = 0;

@@ -297,7 +297,7 @@ typedef struct CrashOptions {
 } CrashOptions;
 
 /* Begins with a new shell and a new disk. */
-void crash_workload_create(void);
+void crash_workload_create(bool with_log);
 
 /*
  * Begins with what crash_left_shell and crash_left_disk have, which is what a

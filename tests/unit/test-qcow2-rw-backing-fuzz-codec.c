@@ -14,6 +14,7 @@
 #include "qemu/timer.h"
 #include "block/qcow2-rw-backing-format.h"
 #include "block/qcow2-rw-backing-guard-partitions.h"
+#include "block/qcow2-rw-backing-log-format.h"
 #include "fuzz-qcow2-rw-backing.h"
 
 static void try_pointer(const uint8_t *data, size_t len)
@@ -39,8 +40,42 @@ static void try_pointer(const uint8_t *data, size_t len)
                          QCOW2_RW_BACKING_MAX_FILENAME);
     }
     buf = qcow2_rw_backing_pointer_serialize(&ptr, &buf_len, &error_abort);
-    g_assert_cmpmem(buf, buf_len, data, len);
+    /* What it says of a log that cannot be there is dropped */
+    g_assert_cmpuint(buf_len, ==, len);
+    g_assert_cmpmem(buf + 4, 4, data + 4, 4);
+    g_assert_cmpmem(buf + 16, buf_len - 16, data + 16, len - 16);
+    if (ptr.log_armed) {
+        g_assert_cmpmem(buf, buf_len, data, len);
+    }
     qcow2_rw_backing_pointer_destroy(&ptr);
+}
+
+/* Sectors of the write-intent log; those with a right checksum come back */
+static void try_log(const uint8_t *data, size_t len)
+{
+    uint8_t buf[QCOW2_LOG_UNIT_LEN];
+    unsigned int chunk_bits;
+    Qcow2LogSuper super;
+    Qcow2LogLease lease;
+    Qcow2LogId id;
+
+    if (len < sizeof(buf)) {
+        return;
+    }
+    if (qcow2_log_unit_parse(data, 0, &id, &chunk_bits) ==
+        QCOW2_LOG_UNIT_VALID) {
+        qcow2_log_unit_serialize(buf, &id, 0, chunk_bits,
+                                 qcow2_log_unit_marks(data));
+        g_assert_cmpmem(buf, sizeof(buf), data, sizeof(buf));
+    }
+    if (qcow2_log_super_parse(&super, data)) {
+        qcow2_log_super_serialize(&super, buf);
+        g_assert_cmpmem(buf, sizeof(buf), data, sizeof(buf));
+    }
+    if (qcow2_log_lease_parse(&lease, data)) {
+        qcow2_log_lease_serialize(&lease, buf);
+        g_assert_cmpmem(buf, sizeof(buf), data, sizeof(buf));
+    }
 }
 
 static void try_guard(const uint8_t *data, size_t len)
@@ -92,6 +127,7 @@ static void codec_one_input(const uint8_t *data, size_t len)
 
     try_pointer(exact, len);
     try_guard(exact, len);
+    try_log(exact, len);
     try_partitions(exact, len);
 }
 

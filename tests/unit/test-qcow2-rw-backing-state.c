@@ -3,7 +3,7 @@
  *
  * Goes through all states and events without any I/O, next to a model of the
  * file that knows what a crash may leave, and checks that whenever writes are
- * allowed, no crash leaves a file that vouches for its bitmaps.
+ * allowed, no crash leaves a file that vouches for bitmaps without them.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,80 +11,92 @@
 #include "qemu/osdep.h"
 #include "../../block/qcow2-rw-backing-state.h"
 
-static const Qcow2ShellSeal seals[] = {
-    QCOW2_SHELL_SEAL_UNKNOWN, QCOW2_SHELL_SEAL_NONE_OR_EXACT,
-    QCOW2_SHELL_SEAL_NONE, QCOW2_SHELL_SEAL_BROKEN,
-    QCOW2_SHELL_SEAL_SAMPLED, QCOW2_SHELL_SEAL_EXACT,
-};
-
-static const Qcow2ShellMarks all_marks[] = {
-    QCOW2_SHELL_MARKS_UNKNOWN, QCOW2_SHELL_MARKS_IN_DOUBT,
-    QCOW2_SHELL_MARKS_IN_USE, QCOW2_SHELL_MARKS_NOT_IN_USE,
-};
+#define BARE    QCOW2_SHELL_HEADER_BARE
+#define LOGGED  QCOW2_SHELL_HEADER_LOGGED
+#define SAMPLED QCOW2_SHELL_HEADER_SAMPLED
+#define EXACT   QCOW2_SHELL_HEADER_EXACT
+#define BROKEN  QCOW2_SHELL_HEADER_BROKEN
+#define SEALED  QCOW2_SHELL_HEADERS_SEALED
+#define ANY     QCOW2_SHELL_HEADERS_ANY
 
 static void test_may_write(void)
 {
-    int i, j;
+    unsigned int headers;
+    int marks;
 
-    g_assert_cmpint(ARRAY_SIZE(seals), ==, QCOW2_SHELL_SEAL__MAX);
-    g_assert_cmpint(ARRAY_SIZE(all_marks), ==, QCOW2_SHELL_MARKS__MAX);
-
-    for (i = 0; i < ARRAY_SIZE(seals); i++) {
-        for (j = 0; j < ARRAY_SIZE(all_marks); j++) {
+    for (headers = 1; headers < 2 * BROKEN; headers++) {
+        for (marks = 0; marks < QCOW2_SHELL_MARKS__MAX; marks++) {
+            bool in_use = marks == QCOW2_SHELL_MARKS_IN_USE;
             Qcow2ShellState state = { };
-            bool expected = seals[i] == QCOW2_SHELL_SEAL_BROKEN ||
-                (seals[i] == QCOW2_SHELL_SEAL_NONE &&
-                 all_marks[j] == QCOW2_SHELL_MARKS_IN_USE);
 
-            qcow2_shell_state_read(&state, seals[i], all_marks[j]);
-            g_assert_cmpint(state.seal, ==, seals[i]);
-            g_assert_cmpint(state.marks, ==, all_marks[j]);
-            g_assert_cmpint(state.may_write, ==, expected);
+            qcow2_shell_state_read(&state, headers, marks);
+            g_assert_cmpint(state.headers, ==, headers);
+            g_assert_cmpint(state.marks, ==, marks);
+            g_assert_cmpint(qcow2_shell_state_may_write(&state), ==,
+                            headers == BROKEN || headers == (BROKEN | BARE) ||
+                            (headers == BARE && in_use));
+            g_assert_cmpint(qcow2_shell_state_may_write_marked(&state), ==,
+                            in_use && (headers == BARE || headers == LOGGED ||
+                                       headers == (BARE | LOGGED)));
         }
     }
 }
 
 /*
  * The file, as sets of what may be there after a crash.  Whether bitmaps are
- * believed takes a seal and a bitmap that is not marked.
+ * believed takes a header that fits the RW backing, and, if it is a seal, a
+ * bitmap that is not marked.
  */
 typedef struct Model {
-    bool seal_possible;
-    bool sampled_possible;      /* a seal that does not notice each write */
-    bool no_seal_possible;
-    bool fits;                  /* does the RW backing look as recorded? */
+    unsigned int possible;      /* headers */
+    unsigned int fits;          /* those of them that fit */
     bool unmarked;              /* the directory that we know */
     bool other_directory;       /* of a header that may have arrived */
 } Model;
+
+static void model_write(Model *model, unsigned int header)
+{
+    model->possible |= header;
+    model->fits |= header;
+    model->other_directory |= header & SEALED;
+}
+
+static void model_durable(Model *model, unsigned int header)
+{
+    model->possible = header;
+    model->fits = header;
+    model->other_directory = false;
+    if (header != BARE) {
+        model->unmarked = header & SEALED;
+    }
+}
 
 static void model_event(Model *model, Qcow2ShellEvent event)
 {
     switch (event) {
     case QCOW2_SHELL_UNSEALING:
-        model->no_seal_possible = true;
+        model_write(model, BARE);
         break;
     case QCOW2_SHELL_UNSEALED:
-        model->seal_possible = false;
-        model->sampled_possible = false;
-        model->no_seal_possible = true;
-        model->other_directory = false;
+        model_durable(model, BARE);
+        break;
+    case QCOW2_SHELL_ARMING:
+        model_write(model, LOGGED);
+        break;
+    case QCOW2_SHELL_ARMED:
+        model_durable(model, LOGGED);
         break;
     case QCOW2_SHELL_SEALING_SAMPLED:
-        model->sampled_possible = true;
-        /* fall through */
-    case QCOW2_SHELL_SEALING_EXACT:
-        model->seal_possible = true;
-        model->other_directory = true;
-        model->fits = true;
+        model_write(model, SAMPLED);
         break;
     case QCOW2_SHELL_SEALED_SAMPLED:
+        model_durable(model, SAMPLED);
+        break;
+    case QCOW2_SHELL_SEALING_EXACT:
+        model_write(model, EXACT);
+        break;
     case QCOW2_SHELL_SEALED_EXACT:
-        model->sampled_possible = event == QCOW2_SHELL_SEALED_SAMPLED;
-        model->seal_possible = true;
-        model->no_seal_possible = false;
-        model->unmarked = true;
-        model->other_directory = false;
-        model->fits = true;
+        model_durable(model, EXACT);
         break;
     case QCOW2_SHELL_MARKING:
         break;
@@ -92,7 +104,7 @@ static void model_event(Model *model, Qcow2ShellEvent event)
         model->unmarked = false;
         break;
     case QCOW2_SHELL_BROKE_SEAL:
-        model->fits = false;
+        model->fits = 0;
         break;
     default:
         g_assert_not_reached();
@@ -101,24 +113,19 @@ static void model_event(Model *model, Qcow2ShellEvent event)
 
 static void check(const Qcow2ShellState *state, const Model *model)
 {
+    unsigned int fits = model->possible & model->fits;
     bool unmarked = model->unmarked || model->other_directory;
-    bool believed = model->seal_possible && model->fits && unmarked;
+    bool believed = (fits & SEALED) && unmarked;
 
-    if (state->may_write) {
+    if (qcow2_shell_state_may_write(state)) {
+        g_assert_false(believed);
+        g_assert_cmpint(fits & LOGGED, ==, 0);
+    }
+    if (qcow2_shell_state_may_write_marked(state)) {
         g_assert_false(believed);
     }
-    /* What is said to be known is known */
-    if (state->seal == QCOW2_SHELL_SEAL_NONE) {
-        g_assert_false(model->seal_possible);
-    }
-    if (state->seal == QCOW2_SHELL_SEAL_SAMPLED ||
-        state->seal == QCOW2_SHELL_SEAL_EXACT) {
-        g_assert_false(model->no_seal_possible);
-    }
-    if (state->seal == QCOW2_SHELL_SEAL_NONE_OR_EXACT ||
-        state->seal == QCOW2_SHELL_SEAL_EXACT) {
-        g_assert_false(model->sampled_possible);
-    }
+    /* Whatever may be there is known to be possible */
+    g_assert_cmpint(fits & ~BARE & ~state->headers, ==, 0);
     if (state->marks == QCOW2_SHELL_MARKS_IN_USE) {
         g_assert_false(unmarked);
     }
@@ -147,32 +154,30 @@ static void go(const Qcow2ShellState *before, const Model *model_before,
 
 static void test_sequences(void)
 {
-    unsigned long count = 0;
-    int seal, marked;
+    static const unsigned int found[] = { BARE, LOGGED, SAMPLED, EXACT, ANY };
+    unsigned long count = 0, expected = 0;
+    int i, marked;
 
-    for (seal = 0; seal < 4; seal++) {
+    for (i = 0; i < ARRAY_SIZE(found); i++) {
         for (marked = 0; marked < 2; marked++) {
-            static const Qcow2ShellSeal found[] = {
-                QCOW2_SHELL_SEAL_NONE, QCOW2_SHELL_SEAL_SAMPLED,
-                QCOW2_SHELL_SEAL_EXACT, QCOW2_SHELL_SEAL_UNKNOWN,
-            };
             Qcow2ShellState state = { };
             Model model = {
-                .seal_possible     = seal > 0,
-                .sampled_possible  = seal == 1 || seal == 3,
-                .no_seal_possible  = seal == 0 || seal == 3,
-                .fits              = true,
-                .unmarked          = !marked,
+                .possible   = found[i],
+                .fits       = found[i],
+                .unmarked   = !marked,
             };
 
-            qcow2_shell_state_read(&state, found[seal],
+            qcow2_shell_state_read(&state, found[i],
                                    marked ? QCOW2_SHELL_MARKS_IN_USE
                                           : QCOW2_SHELL_MARKS_UNKNOWN);
-            go(&state, &model, 6, &count);
+            go(&state, &model, 5, &count);
         }
     }
-    /* 8 states to begin with, 9 events, 0 to 6 of them */
-    g_assert_cmpuint(count, ==, 8UL * (9 * 9 * 9 * 9 * 9 * 9 * 9 - 1) / 8);
+    /* 10 states to begin with, 11 events, 0 to 5 of them */
+    for (i = 0; i < 6; i++) {
+        expected = 11 * expected + 10;
+    }
+    g_assert_cmpuint(count, ==, expected);
 }
 
 /* Nothing but a durable header makes an unknown one known */
@@ -180,26 +185,46 @@ static void test_unknown_stays(void)
 {
     Qcow2ShellState state = { };
 
-    qcow2_shell_state_read(&state, QCOW2_SHELL_SEAL_EXACT,
-                           QCOW2_SHELL_MARKS_NOT_IN_USE);
+    qcow2_shell_state_read(&state, EXACT, QCOW2_SHELL_MARKS_NOT_IN_USE);
     qcow2_shell_state_event(&state, QCOW2_SHELL_UNSEALING);
-    g_assert_cmpint(state.seal, ==, QCOW2_SHELL_SEAL_NONE_OR_EXACT);
+    g_assert_cmpint(state.headers, ==, BARE | EXACT);
     qcow2_shell_state_event(&state, QCOW2_SHELL_MARKING);
     qcow2_shell_state_event(&state, QCOW2_SHELL_MARKED);
-    g_assert_cmpint(state.seal, ==, QCOW2_SHELL_SEAL_NONE_OR_EXACT);
-    g_assert_false(state.may_write);
+    g_assert_cmpint(state.headers, ==, BARE | EXACT);
+    g_assert_false(qcow2_shell_state_may_write(&state));
     qcow2_shell_state_event(&state, QCOW2_SHELL_SEALING_SAMPLED);
-    g_assert_cmpint(state.seal, ==, QCOW2_SHELL_SEAL_UNKNOWN);
+    g_assert_cmpint(state.headers, ==, BARE | EXACT | SAMPLED);
     qcow2_shell_state_event(&state, QCOW2_SHELL_MARKING);
     qcow2_shell_state_event(&state, QCOW2_SHELL_MARKED);
-    g_assert_cmpint(state.seal, ==, QCOW2_SHELL_SEAL_UNKNOWN);
-    g_assert_false(state.may_write);
+    g_assert_cmpint(state.headers, ==, BARE | EXACT | SAMPLED);
+    g_assert_false(qcow2_shell_state_may_write(&state));
     /* The directory that was marked need not have been the one that is there */
     qcow2_shell_state_event(&state, QCOW2_SHELL_UNSEALED);
-    g_assert_false(state.may_write);
+    g_assert_false(qcow2_shell_state_may_write(&state));
     qcow2_shell_state_event(&state, QCOW2_SHELL_MARKING);
     qcow2_shell_state_event(&state, QCOW2_SHELL_MARKED);
-    g_assert_true(state.may_write);
+    g_assert_true(qcow2_shell_state_may_write(&state));
+}
+
+/* A log counts from when it may, and does not count when it need not */
+static void test_log(void)
+{
+    Qcow2ShellState state = { };
+
+    qcow2_shell_state_read(&state, EXACT, QCOW2_SHELL_MARKS_NOT_IN_USE);
+    qcow2_shell_state_event(&state, QCOW2_SHELL_ARMING);
+    g_assert_false(qcow2_shell_state_may_write_marked(&state));
+    qcow2_shell_state_event(&state, QCOW2_SHELL_ARMED);
+    g_assert_true(qcow2_shell_state_may_write_marked(&state));
+    g_assert_false(qcow2_shell_state_may_write(&state));
+    /* The next checkpoint, which may fail */
+    qcow2_shell_state_event(&state, QCOW2_SHELL_ARMING);
+    g_assert_true(qcow2_shell_state_may_write_marked(&state));
+    qcow2_shell_state_event(&state, QCOW2_SHELL_UNSEALING);
+    g_assert_true(qcow2_shell_state_may_write_marked(&state));
+    g_assert_false(qcow2_shell_state_may_write(&state));
+    qcow2_shell_state_event(&state, QCOW2_SHELL_UNSEALED);
+    g_assert_true(qcow2_shell_state_may_write(&state));
 }
 
 static void test_verdict(void)
@@ -229,6 +254,7 @@ int main(int argc, char **argv)
                     test_sequences);
     g_test_add_func("/qcow2-rw-backing-state/unknown-stays-unknown",
                     test_unknown_stays);
+    g_test_add_func("/qcow2-rw-backing-state/log", test_log);
     g_test_add_func("/qcow2-rw-backing-state/verdict", test_verdict);
 
     return g_test_run();

@@ -20,7 +20,8 @@
 #define OFFSET_FLAGS            0
 #define OFFSET_FORMAT_LEN       4
 #define OFFSET_FILENAME_LEN     6
-#define OFFSET_RESERVED         8
+#define OFFSET_LOG              8
+#define OFFSET_RESERVED         16
 #define FIXED_LEN               40
 
 /* An extension as another program might have written it, byte by byte */
@@ -166,7 +167,7 @@ static void test_bad_lengths(void)
 
 static void test_unknown_flags(void)
 {
-    for (int bit = 0; bit < 32; bit++) {
+    for (int bit = 2; bit < 32; bit++) {
         GByteArray *ext = make_good_ext();
 
         stl_be_p(ext->data + OFFSET_FLAGS, 1u << bit);
@@ -182,6 +183,62 @@ static void test_reserved(void)
         ext->data[i] = 1;
         assert_refused(ext, "non-zero reserved bytes");
     }
+}
+
+/* What the extension says of the log; nothing is a reason to refuse it */
+static Qcow2RwBackingPointer parse_log(uint32_t flags, uint64_t offset)
+{
+    GByteArray *ext = make_good_ext();
+    Qcow2RwBackingPointer ptr;
+
+    stl_be_p(ext->data + OFFSET_FLAGS, flags);
+    stq_be_p(ext->data + OFFSET_LOG, offset);
+    g_assert_true(qcow2_rw_backing_pointer_parse(&ptr, ext->data, ext->len,
+                                                 &error_abort));
+    g_byte_array_unref(ext);
+    return ptr;
+}
+
+static void assert_log(uint32_t flags, uint64_t offset, bool log, bool armed,
+                       uint64_t log_offset)
+{
+    Qcow2RwBackingPointer ptr = parse_log(flags, offset);
+
+    g_assert_cmpint(ptr.log, ==, log);
+    g_assert_cmpint(ptr.log_armed, ==, armed);
+    g_assert_cmpuint(ptr.log_offset, ==, log_offset);
+    qcow2_rw_backing_pointer_destroy(&ptr);
+}
+
+static void test_log(void)
+{
+    assert_log(0, 0, false, false, 0);
+    assert_log(1, 0, true, false, 0);
+    assert_log(1, 65536, true, false, 65536);
+    assert_log(3, 65536, true, true, 65536);
+    /* It is there, but not used any more */
+    assert_log(0, 65536, false, false, 65536);
+    /* What cannot be does not count */
+    assert_log(3, 0, true, false, 0);
+    assert_log(2, 65536, false, false, 65536);
+    assert_log(3, 65537, true, false, 0);
+    assert_log(3, INT64_MAX - 511, true, false, 0);
+    assert_log(3, UINT64_MAX - 511, true, false, 0);
+}
+
+static void test_log_round_trip(void)
+{
+    Qcow2RwBackingPointer ptr = parse_log(3, 0x123456000), again;
+    g_autofree uint8_t *buf = NULL;
+    size_t len;
+
+    buf = qcow2_rw_backing_pointer_serialize(&ptr, &len, &error_abort);
+    g_assert_true(qcow2_rw_backing_pointer_parse(&again, buf, len,
+                                                 &error_abort));
+    g_assert_true(again.log && again.log_armed);
+    g_assert_cmpuint(again.log_offset, ==, 0x123456000);
+    qcow2_rw_backing_pointer_destroy(&ptr);
+    qcow2_rw_backing_pointer_destroy(&again);
 }
 
 static void test_bad_format(void)
@@ -808,6 +865,8 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2-rw-backing/bad-lengths", test_bad_lengths);
     g_test_add_func("/qcow2-rw-backing/unknown-flags", test_unknown_flags);
     g_test_add_func("/qcow2-rw-backing/reserved", test_reserved);
+    g_test_add_func("/qcow2-rw-backing/log", test_log);
+    g_test_add_func("/qcow2-rw-backing/log-round-trip", test_log_round_trip);
     g_test_add_func("/qcow2-rw-backing/bad-format", test_bad_format);
     g_test_add_func("/qcow2-rw-backing/long-filename", test_long_filename);
     g_test_add_func("/qcow2-rw-backing/embedded-nul", test_embedded_nul);

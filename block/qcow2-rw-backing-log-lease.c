@@ -1,0 +1,175 @@
+/*
+ * qcow2 RW backing: leases of the write-intent log
+ *
+ * While the image is in use, the RW backing changes all the time, and nothing
+ * is recorded of what it looks like.  So the log says until when its user may
+ * write, and what the time of the file was before that: if the time is a later
+ * one after a crash, somebody else has written.  What somebody else writes
+ * between the crash and the end of the lease, a few seconds, is not noticed.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/timer.h"
+#include "block/block_int.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing-log-lease.h"
+
+/*
+ * Long enough for a flush each few seconds to be nothing, and for a main loop
+ * that is late; short enough to be waited for if the image cannot be written.
+ */
+#define LEASE_NS        (10 * NANOSECONDS_PER_SECOND)
+/* To be renewed when so much is left, and not to be used any more */
+#define RENEW_NS        (7 * NANOSECONDS_PER_SECOND)
+#define MARGIN_NS       (2 * NANOSECONDS_PER_SECOND)
+
+static Qcow2LogTime from_ns(int64_t ns)
+{
+    return (Qcow2LogTime) {
+        .sec  = ns / NANOSECONDS_PER_SECOND,
+        .nsec = ns % NANOSECONDS_PER_SECOND,
+    };
+}
+
+static int compare_times(Qcow2LogTime a, Qcow2LogTime b)
+{
+    return a.sec != b.sec ? (a.sec > b.sec ? 1 : -1)
+                          : (a.nsec > b.nsec) - (a.nsec < b.nsec);
+}
+
+/* The clock that times of files come from */
+static int64_t now_ns(void)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_HOST);
+}
+
+Qcow2LogLease qcow2_log_lease_make(Qcow2RwBacking *rwb, uint64_t nonce,
+                                   bool announce)
+{
+    Qcow2Log *log = rwb->log;
+    Qcow2LogLease lease = {
+        .nonce   = nonce,
+        .number  = log->lease.number + 1,
+        .durable = log->lease.durable,
+    };
+
+    lease.is_file = qcow2_rw_backing_file_get_evidence(&rwb->file, &lease.seen,
+                                                       &lease.inode, NULL) &&
+                    qcow2_rw_backing_get_boot_id(lease.boot_id);
+    if (!lease.is_file) {
+        return (Qcow2LogLease) { .nonce = nonce, .number = lease.number };
+    }
+    if (announce && compare_times(lease.seen, from_ns(now_ns())) > 0 &&
+        qcow2_rw_backing_file_touch(&rwb->file)) {
+        /* The clock was set back: the next write would give an earlier time */
+        qcow2_rw_backing_file_get_evidence(&rwb->file, &lease.seen,
+                                           &lease.inode, NULL);
+    }
+    if (announce) {
+        lease.until = from_ns(now_ns() + LEASE_NS);
+    } else if (qcow2_rw_backing_file_sync_time(&rwb->file)) {
+        lease.durable = lease.seen;
+    }
+    if (compare_times(log->latest_until, lease.until) < 0) {
+        log->latest_until = lease.until;
+    }
+    return lease;
+}
+
+int64_t qcow2_log_lease_make_end(const Qcow2LogLease *lease)
+{
+    if (!lease->is_file) {
+        return INT64_MAX;
+    }
+    return lease->until.sec
+        ? qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + LEASE_NS - MARGIN_NS : 0;
+}
+
+bool qcow2_log_lease_has_ended(const Qcow2Log *log)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_REALTIME) >=
+           qatomic_read(&log->lease_end);
+}
+
+bool qcow2_log_lease_is_due(const Qcow2Log *log)
+{
+    int64_t now = now_ns();
+
+    return log->lease.is_file &&
+           (compare_times(log->lease.until, from_ns(now + RENEW_NS)) < 0 ||
+            compare_times(log->lease.until, from_ns(now + LEASE_NS)) > 0);
+}
+
+void qcow2_log_end_lease(BlockDriverState *bs)
+{
+    Qcow2Log *log = qcow2_shell(bs)->log;
+
+    qatomic_set(&log->lease_end, 0);
+    log->lease.durable = (Qcow2LogTime) { };
+    /* Nobody looks at it */
+    g_free(qcow2_log_empty_gate(bs));
+}
+
+/* Returns true if it fits, or false with @errp set */
+static bool fits(const Qcow2LogLease *lease, Qcow2LogTime time, uint64_t inode,
+                 Error **errp)
+{
+    uint8_t boot_id[16];
+    bool same_boot = qcow2_rw_backing_get_boot_id(boot_id) &&
+                     !memcmp(boot_id, lease->boot_id, sizeof(boot_id));
+    /* What was written is durable, its time need not be */
+    Qcow2LogTime first = same_boot ? lease->seen : lease->durable;
+
+    if (inode != lease->inode) {
+        error_setg(errp, "It is another file");
+        return false;
+    }
+    if (compare_times(time, lease->seen) == 0) {
+        return true;
+    }
+    if (compare_times(time, first) < 0) {
+        error_setg(errp, "Its modification time is earlier than before the "
+                   "crash");
+        return false;
+    }
+    if (compare_times(time, lease->until) > 0 &&
+        compare_times(time, lease->seen) > 0) {
+        error_setg(errp, "It was written to after the crash");
+        return false;
+    }
+    return true;
+}
+
+Qcow2LogLeaseVerdict
+qcow2_log_lease_judge(const Qcow2LogLease *lease,
+                      const Qcow2RwBackingFile *file, Error **errp)
+{
+    Qcow2LogTime time;
+    uint64_t inode;
+
+    if (!lease->is_file) {
+        error_setg(errp, "Nothing tells whether it was written to by others "
+                   "since the crash");
+        return QCOW2_LOG_LEASE_NO_EVIDENCE;
+    }
+    if (!qcow2_rw_backing_file_get_evidence(file, &time, &inode, errp)) {
+        return QCOW2_LOG_LEASE_BROKEN;
+    }
+    return fits(lease, time, inode, errp) ? QCOW2_LOG_LEASE_FITS
+                                          : QCOW2_LOG_LEASE_BROKEN;
+}
+
+void coroutine_fn qcow2_log_lease_outlive(const Qcow2Log *log)
+{
+    Qcow2LogTime until = log->latest_until;
+    int64_t left = until.sec * NANOSECONDS_PER_SECOND + until.nsec - now_ns();
+
+    /* Times of files may have whole seconds, every other one */
+    left += 3 * NANOSECONDS_PER_SECOND;
+    if (until.sec && left > 0) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, MIN(left, 2 * LEASE_NS));
+    }
+}

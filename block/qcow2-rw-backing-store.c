@@ -1,0 +1,536 @@
+/*
+ * qcow2 RW backing: storing the bitmaps of a shell
+ *
+ * In two steps: everything that is new goes to clusters that nothing refers to,
+ * then a header refers to it.  A crash in between leaves the old bitmaps as
+ * they were.  What has not changed is shared by the old and the new directory:
+ * clusters of a bitmap, or a bitmap as a whole.
+ *
+ * One that cannot be stored does not take its neighbours along.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-block-core.h"
+#include "qemu/bitmap.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "block/dirty-bitmap.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing-bitmap-data.h"
+#include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-flush.h"
+#include "qcow2-rw-backing-store.h"
+
+/* The most that qcow2 stores of a bitmap, in bytes */
+#define CONTENT_MAX                 0x20000000
+
+/* Which bitmaps */
+
+static bool is_usable(BdrvDirtyBitmap *bitmap)
+{
+    return !bdrv_dirty_bitmap_readonly(bitmap) &&
+           !bdrv_dirty_bitmap_inconsistent(bitmap);
+}
+
+bool qcow2_shell_is_to_be_stored(BdrvDirtyBitmap *bitmap)
+{
+    return bdrv_dirty_bitmap_get_persistence(bitmap) && is_usable(bitmap);
+}
+
+/* It comes by migration, and does not have all of its bits yet */
+static bool is_arriving(BlockDriverState *bs, const BlockDirtyInfo *info)
+{
+    const Qcow2ShellEntry *entry =
+        qcow2_shell_directory_find(qcow2_shell(bs)->directory, info->name);
+
+    /* One that a job or an export has was stored when it was added */
+    return info->busy && !(entry && entry->table);
+}
+
+static bool is_chosen(BlockDriverState *bs, const BlockDirtyInfo *info,
+                      bool closing)
+{
+    BdrvDirtyBitmap *bitmap = info->name
+        ? bdrv_find_dirty_bitmap(bs, info->name) : NULL;
+
+    return bitmap && info->persistent && is_usable(bitmap) &&
+           (closing ? bdrv_dirty_bitmap_get_persistence(bitmap)
+                    : !is_arriving(bs, info));
+}
+
+/*
+ * The names of what is to be stored: commands may change that meanwhile.  Those
+ * that were stored before keep their order, new ones come after them.
+ */
+static GPtrArray *choose_names(BlockDriverState *bs, bool closing)
+{
+    g_autoptr(GHashTable) chosen = g_hash_table_new(g_str_hash, g_str_equal);
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    BlockDirtyInfoList *list = bdrv_query_dirty_bitmaps(bs);
+    GPtrArray *old = qcow2_shell(bs)->directory;
+    BlockDirtyInfoList *item;
+    guint i;
+
+    for (item = list; item; item = item->next) {
+        if (is_chosen(bs, item->value, closing)) {
+            g_hash_table_add(chosen, item->value->name);
+        }
+    }
+    for (i = 0; i < old->len; i++) {
+        const Qcow2ShellEntry *entry = g_ptr_array_index(old, i);
+
+        if (g_hash_table_remove(chosen, entry->name)) {
+            g_ptr_array_add(names, g_strdup(entry->name));
+        }
+    }
+    for (item = list; item; item = item->next) {
+        if (item->value->name &&
+            g_hash_table_contains(chosen, item->value->name)) {
+            g_ptr_array_add(names, g_strdup(item->value->name));
+        }
+    }
+    qapi_free_BlockDirtyInfoList(list);
+    return names;
+}
+
+bool qcow2_shell_can_be_covered(BlockDriverState *bs)
+{
+    g_autoptr(GPtrArray) names = choose_names(bs, false);
+
+    return names->len;
+}
+
+/* One bitmap */
+
+static void copy_entry(Qcow2ShellEntry *entry, const Qcow2ShellEntry *old)
+{
+    entry->flags = old->flags;
+    entry->granularity_bits = old->granularity_bits;
+    entry->table_offset = old->table_offset;
+    entry->table_size = old->table_size;
+    if (old->table) {
+        entry->table = g_memdup2(old->table,
+                                 old->table_size * sizeof(uint64_t));
+        entry->sums = g_memdup2(old->sums, old->table_size * sizeof(uint32_t));
+    }
+}
+
+/*
+ * Takes over from @old what cannot have changed, and says so in @keep.  Returns
+ * true if that is everything.
+ */
+static bool keep_clusters(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+                          const Qcow2ShellEntry *old,
+                          const Qcow2LogMarks *written, Qcow2ShellEntry *entry,
+                          unsigned long *keep)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
+                                                                bitmap);
+    bool all = true;
+    uint32_t i;
+
+    if (!written || !old || !old->table ||
+        qcow2_shell(bs)->stored_changes != bs->dirty_bitmap_changes ||
+        old->table_size != entry->table_size ||
+        old->granularity_bits != entry->granularity_bits) {
+        return false;
+    }
+    for (i = 0; i < entry->table_size; i++) {
+        if (qcow2_log_marks_any(written, i * coverage, coverage)) {
+            all = false;
+        } else {
+            set_bit(i, keep);
+            entry->table[i] = old->table[i];
+            entry->sums[i] = old->sums[i];
+        }
+    }
+    return all;
+}
+
+/* Frees what @entry refers to, and @other, if it is not NULL, does not */
+static void coroutine_mixed_fn GRAPH_RDLOCK
+free_clusters(BlockDriverState *bs, const Qcow2ShellEntry *entry,
+              const Qcow2ShellEntry *other)
+{
+    g_autofree uint64_t *table = NULL;
+    uint32_t i;
+
+    if (other && other->table_offset == entry->table_offset) {
+        return;
+    }
+    if (entry->table) {
+        table = g_memdup2(entry->table, entry->table_size * sizeof(uint64_t));
+    } else if (qcow2_shell_table_read(bs, entry, &table) < 0) {
+        return;
+    }
+    if (other && other->table) {
+        for (i = 0; i < MIN(entry->table_size, other->table_size); i++) {
+            table[i] = table[i] == other->table[i] ? 0 : table[i];
+        }
+    }
+    qcow2_shell_table_free_data(bs, table, entry->table_size);
+    if (entry->table_offset) {
+        qcow2_free_clusters(bs, entry->table_offset,
+                            entry->table_size * sizeof(uint64_t),
+                            QCOW2_DISCARD_OTHER);
+    }
+}
+
+/*
+ * Writes @bitmap to new clusters as far as it has changed since @old, which may
+ * be NULL.  Returns 0, or -errno with no new clusters left.
+ */
+static int coroutine_mixed_fn GRAPH_RDLOCK
+store_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+             const Qcow2ShellEntry *old, const Qcow2ShellStoreMode *mode,
+             Qcow2ShellEntry *entry)
+{
+    BDRVQcow2State *s = bs->opaque;
+    uint32_t granularity = bdrv_dirty_bitmap_granularity(bitmap);
+    /* A bitmap that a job has recorded until then, and will go on */
+    bool recording = bdrv_dirty_bitmap_enabled(bitmap) ||
+                     bdrv_dirty_bitmap_has_successor(bitmap);
+    uint64_t table_size = qcow2_shell_table_size(bs,
+                                                 bdrv_dirty_bitmap_size(bitmap),
+                                                 granularity);
+    g_autofree unsigned long *keep = NULL;
+    g_autofree uint64_t *table = NULL;
+    int ret;
+
+    if (table_size * s->cluster_size > CONTENT_MAX) {
+        return -EFBIG;
+    }
+    entry->flags = (recording ? QCOW2_SHELL_BITMAP_AUTO : 0) |
+                   (mode->closing ? 0 : QCOW2_SHELL_BITMAP_IN_USE);
+    entry->granularity_bits = ctz32(granularity);
+    entry->table_size = table_size;
+    entry->table = g_try_new0(uint64_t, table_size);
+    entry->sums = g_try_new0(uint32_t, table_size);
+    keep = bitmap_new(table_size);
+    if (!entry->table || !entry->sums) {
+        return -ENOMEM;
+    }
+    if (keep_clusters(bs, bitmap, old, mode->written, entry, keep)) {
+        entry->table_offset = old->table_offset;
+        return 0;
+    }
+
+    ret = qcow2_shell_store_data(bs, bitmap, keep, entry->table, entry->sums);
+    if (ret == 0) {
+        table = g_memdup2(entry->table, table_size * sizeof(uint64_t));
+        ret = qcow2_shell_table_write(bs, entry, table, table_size);
+    }
+    if (ret < 0) {
+        free_clusters(bs, entry, old);
+    }
+    return ret;
+}
+
+static uint32_t sum_entry(const Qcow2ShellEntry *entry)
+{
+    uint32_t granularity = UINT32_C(1) << entry->granularity_bits;
+    uint32_t sum = qcow2_shell_sum_bitmap(entry->name, granularity,
+                                          entry->flags &
+                                          QCOW2_SHELL_BITMAP_AUTO);
+    uint32_t i;
+
+    for (i = 0; i < entry->table_size; i++) {
+        sum += entry->sums[i];
+    }
+    return sum;
+}
+
+/* All of them */
+
+static void coroutine_mixed_fn GRAPH_RDLOCK
+free_new_clusters(BlockDriverState *bs, const Qcow2ShellStore *store)
+{
+    guint i;
+
+    for (i = 0; i < store->nb_usable; i++) {
+        const Qcow2ShellEntry *entry = g_ptr_array_index(store->directory, i);
+
+        free_clusters(bs, entry,
+                      qcow2_shell_directory_find(qcow2_shell(bs)->directory,
+                                                 entry->name));
+    }
+    if (store->offset) {
+        qcow2_free_clusters(bs, store->offset, store->size,
+                            QCOW2_DISCARD_OTHER);
+    }
+}
+
+/* Returns 0, or -errno with @errp set, or -EAGAIN without */
+static int coroutine_mixed_fn GRAPH_RDLOCK
+store_all(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
+          Qcow2ShellStore *store, Error **errp)
+{
+    g_autoptr(GPtrArray) names = choose_names(bs, mode->closing);
+    GPtrArray *old = qcow2_shell(bs)->directory;
+    int ret, first_ret = 0;
+    guint i;
+
+    for (i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+        BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, name);
+        Qcow2ShellEntry *entry;
+        Error *local_err = NULL;
+
+        if (qcow2_shell_store_is_outdated(bs, store)) {
+            return -EAGAIN;
+        }
+        entry = qcow2_shell_directory_add(store->directory, name);
+        ret = store_bitmap(bs, bitmap, qcow2_shell_directory_find(old, name),
+                           mode, entry);
+        if (ret == 0) {
+            store->checksum += sum_entry(entry);
+            store->nb_usable++;
+            continue;
+        }
+        g_ptr_array_remove(store->directory, entry);
+        if (ret == -EAGAIN) {
+            return ret;
+        }
+        error_setg_errno(&local_err, -ret, "Bitmap '%s' is not stored in '%s'",
+                         name, bs->filename);
+        if (first_ret < 0) {
+            error_report_err(local_err);
+        } else {
+            first_ret = ret;
+            error_propagate(errp, local_err);
+        }
+        if (!mode->partly) {
+            return first_ret;
+        }
+    }
+    return first_ret;
+}
+
+/* Bitmaps that are not stored stay in the directory, so that all know them */
+static void keep_others(BlockDriverState *bs, Qcow2ShellStore *store)
+{
+    const GPtrArray *old = qcow2_shell(bs)->directory;
+    guint i;
+
+    for (i = 0; i < old->len; i++) {
+        const Qcow2ShellEntry *old_entry = g_ptr_array_index(old, i);
+        Qcow2ShellEntry *entry;
+
+        if (old_entry->removed ||
+            qcow2_shell_directory_find(store->directory, old_entry->name)) {
+            continue;
+        }
+        entry = qcow2_shell_directory_add(store->directory, old_entry->name);
+        copy_entry(entry, old_entry);
+        entry->flags |= QCOW2_SHELL_BITMAP_IN_USE;
+    }
+}
+
+/* As the user knows them: where the log does not count, any order will do */
+static GPtrArray *in_old_order(BlockDriverState *bs, GPtrArray *directory)
+{
+    const GPtrArray *old = qcow2_shell(bs)->directory;
+    GPtrArray *sorted = g_ptr_array_new();
+    guint i;
+
+    for (i = 0; i < old->len; i++) {
+        const Qcow2ShellEntry *old_entry = g_ptr_array_index(old, i);
+        Qcow2ShellEntry *entry = qcow2_shell_directory_find(directory,
+                                                            old_entry->name);
+
+        if (entry) {
+            g_ptr_array_add(sorted, entry);
+        }
+    }
+    for (i = 0; i < directory->len; i++) {
+        Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
+
+        if (!g_ptr_array_find(sorted, entry, NULL)) {
+            g_ptr_array_add(sorted, entry);
+        }
+    }
+    return sorted;
+}
+
+static int coroutine_mixed_fn GRAPH_RDLOCK
+write_directory(BlockDriverState *bs, bool closing, Qcow2ShellStore *store)
+{
+    g_autoptr(GPtrArray) sorted =
+        closing ? in_old_order(bs, store->directory)
+                : g_ptr_array_ref(store->directory);
+
+    if (!sorted->len) {
+        return 0;
+    }
+    return qcow2_shell_directory_write(bs, sorted, &store->offset,
+                                       &store->size, &store->crc);
+}
+
+int coroutine_mixed_fn
+qcow2_shell_store_begin(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
+                        Qcow2ShellStore *store, Error **errp)
+{
+    uint64_t since;
+    int ret, bitmap_ret;
+
+    *store = (Qcow2ShellStore) {
+        .directory = qcow2_shell_directory_new(),
+        .changes   = bs->dirty_bitmap_changes,
+    };
+    since = get_clock();
+    if (!mode->closing && bdrv_dirty_bitmap_transaction_active()) {
+        /* What would be read may be undone */
+        qcow2_shell_store_abort(bs, store);
+        return -EAGAIN;
+    }
+
+    bitmap_ret = store_all(bs, mode, store, errp);
+    ret = mode->partly && bitmap_ret != -EAGAIN ? 0 : bitmap_ret;
+    if (ret == 0) {
+        keep_others(bs, store);
+        ret = write_directory(bs, mode->closing, store);
+        if (ret == 0) {
+            ret = qcow2_write_caches(bs);
+        }
+        if (ret == 0) {
+            ret = qcow2_shell_flush_file(bs, since);
+        }
+        if (ret < 0 && bitmap_ret == 0) {
+            error_setg_errno(errp, -ret, "Could not write the bitmap directory "
+                             "of '%s'", bs->filename);
+        }
+    }
+    if (ret < 0) {
+        qcow2_shell_store_abort(bs, store);
+        return ret;
+    }
+    return bitmap_ret;
+}
+
+bool qcow2_shell_store_is_outdated(BlockDriverState *bs,
+                                   const Qcow2ShellStore *store)
+{
+    return bs->dirty_bitmap_changes != store->changes;
+}
+
+void coroutine_mixed_fn
+qcow2_shell_store_abort(BlockDriverState *bs, Qcow2ShellStore *store)
+{
+    if (!store->in_doubt) {
+        free_new_clusters(bs, store);
+    }
+    g_clear_pointer(&store->directory, g_ptr_array_unref);
+}
+
+static void coroutine_mixed_fn GRAPH_RDLOCK
+free_old_clusters(BlockDriverState *bs, const GPtrArray *old, GPtrArray *new)
+{
+    guint i;
+
+    for (i = 0; i < old->len; i++) {
+        const Qcow2ShellEntry *entry = g_ptr_array_index(old, i);
+
+        free_clusters(bs, entry, qcow2_shell_directory_find(new, entry->name));
+    }
+}
+
+int coroutine_mixed_fn
+qcow2_shell_store_finish(BlockDriverState *bs, Qcow2ShellStore *store)
+{
+    BDRVQcow2State *s = bs->opaque;
+    Qcow2RwBacking *rwb = s->rw_backing;
+    uint64_t old_offset = s->bitmap_directory_offset;
+    uint64_t old_size = s->bitmap_directory_size;
+    uint64_t old_autoclear = s->autoclear_features;
+    uint32_t old_count = s->nb_bitmaps;
+    uint64_t since = get_clock();
+    int ret;
+
+    s->bitmap_directory_offset = store->offset;
+    s->bitmap_directory_size = store->size;
+    s->nb_bitmaps = store->directory->len;
+    s->autoclear_features &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
+    if (store->directory->len) {
+        s->autoclear_features |= QCOW2_AUTOCLEAR_BITMAPS;
+    }
+    store->in_doubt = true;
+    ret = qcow2_update_header(bs);
+    if (ret == 0) {
+        /* If it said the same before, the directory is another one */
+        ret = qcow2_shell_flush_file(bs, since);
+    }
+    if (ret < 0) {
+        s->bitmap_directory_offset = old_offset;
+        s->bitmap_directory_size = old_size;
+        s->autoclear_features = old_autoclear;
+        s->nb_bitmaps = old_count;
+        return ret;
+    }
+
+    if (old_size) {
+        qcow2_free_clusters(bs, old_offset, old_size, QCOW2_DISCARD_OTHER);
+    }
+    free_old_clusters(bs, rwb->directory, store->directory);
+    g_ptr_array_unref(rwb->directory);
+    rwb->directory = g_steal_pointer(&store->directory);
+    rwb->stored_changes = store->changes;
+    /* If this fails, or a crash comes before it, clusters are leaked */
+    qcow2_write_caches(bs);
+    return 0;
+}
+
+static void report_lost_bitmaps(BlockDriverState *bs)
+{
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (qcow2_shell_is_to_be_stored(bitmap)) {
+            error_report("Bitmap '%s' is not stored in '%s'",
+                         bdrv_dirty_bitmap_name(bitmap), bs->filename);
+        }
+    }
+}
+
+int qcow2_shell_store_bitmaps(BlockDriverState *bs, Qcow2RwBackingGuard *guard,
+                              const Qcow2ShellStoreMode *mode, Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Qcow2RwBackingGuard old_guard = rwb->guard;
+    bool was_armed = rwb->pointer.log_armed;
+    Qcow2ShellStore store;
+    int ret, finish_ret;
+
+    ret = qcow2_shell_store_begin(bs, mode, &store, errp);
+    if (!store.directory) {
+        return ret;
+    }
+    guard->bitmaps_checksum = store.checksum;
+    rwb->guard = *guard;
+    rwb->pointer.log_armed = false;
+    finish_ret = qcow2_shell_store_finish(bs, &store);
+    if (finish_ret == 0) {
+        return ret;
+    }
+
+    rwb->guard = old_guard;
+    rwb->pointer.log_armed = was_armed;
+    qcow2_shell_store_abort(bs, &store);
+    if (ret < 0) {
+        /* Some were reported, the others are lost, too */
+        error_report("Could not update the bitmap directory of '%s': %s",
+                     bs->filename, strerror(-finish_ret));
+        return ret;
+    }
+    if (mode->partly) {
+        report_lost_bitmaps(bs);
+    }
+    error_setg_errno(errp, -finish_ret, "Could not update the bitmap directory "
+                     "of '%s'", bs->filename);
+    return finish_ret;
+}
