@@ -161,13 +161,10 @@ store_and_flush(BlockDriverState *bs, const Qcow2LogMarks *written,
     }
     if (ret == -EFBIG) {
         /* It cannot be helped, and does not concern the others */
-        if (!qcow2_shell(bs)->log->reported) {
-            warn_report_err(local_err);
-            local_err = NULL;
-        }
-        error_free(local_err);
+        warn_report_err(local_err);
         ret = 0;
-    } else if (ret < 0) {
+    }
+    if (ret < 0) {
         error_propagate(errp, local_err);
     } else {
         ret = qcow2_shell_flush_disk(bs);
@@ -196,10 +193,14 @@ static void mark_torn_pages_dirty(Qcow2Log *log)
               QCOW2_LOG_PAGES);
 }
 
-/* @new_lease: nobody has written yet in this session */
+/*
+ * With the first generation of a life, and of a session, comes a lease.  It
+ * announces writes if there may be some: requests that were remembered in
+ * QCOW2_LOG_OVERLAP, when there was no old generation, do not ask for one.
+ */
 static int coroutine_mixed_fn GRAPH_RDLOCK
 write_generation(BlockDriverState *bs, const Qcow2ShellStore *store,
-                 bool new_lease)
+                 bool quiesced)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     Qcow2Log *log = rwb->log;
@@ -222,8 +223,8 @@ write_generation(BlockDriverState *bs, const Qcow2ShellStore *store,
         /* A directory of another life may have been the same */
         ret = qcow2_log_area_wipe_other_super(bs, super.id.generation);
     }
-    if (ret == 0 && new_lease) {
-        log->lease = qcow2_log_lease_make(rwb, super.id.nonce, false);
+    if (ret == 0 && (quiesced || log->lease.nonce != super.id.nonce)) {
+        log->lease = qcow2_log_lease_make(rwb, super.id.nonce, !quiesced);
         qatomic_set(&log->lease_end, qcow2_log_lease_make_end(&log->lease));
         ret = qcow2_log_area_write_lease(bs, &log->lease);
     }
@@ -249,8 +250,7 @@ switch_generation(BlockDriverState *bs, const Qcow2ShellStore *store)
 
     qemu_co_mutex_lock(&log->commit_lock);
     old = qcow2_log_switch(bs);
-    ret = write_generation(bs, store,
-                           log->lease.nonce != log->marks->id.nonce);
+    ret = write_generation(bs, store, false);
     if (ret < 0) {
         qcow2_log_switch_back(bs, old);
     } else {
@@ -299,8 +299,12 @@ store_and_switch(BlockDriverState *bs, Error **errp)
 {
     Qcow2Log *log = qcow2_shell(bs)->log;
     Qcow2ShellStore store;
-    int i, ret = qcow2_log_area_ensure(bs);
+    int i, ret = 0;
 
+    if (!log->marks) {
+        /* Otherwise the header refers to the one that is there */
+        ret = qcow2_log_area_ensure(bs);
+    }
     if (ret < 0) {
         set_write_error(bs, ret, errp);
         return ret;
@@ -401,7 +405,7 @@ static int coroutine_fn GRAPH_RDLOCK checkpoint(BlockDriverState *bs,
     if (log->phase == QCOW2_LOG_IDLE &&
         !qcow2_shell_state_may_write(&qcow2_shell(bs)->state)) {
         /* The next request that writes opens the gate first */
-        return NOT_NOW;
+        return 0;
     }
     if (log->pending.directory) {
         ret = finish_pending(bs, errp);
@@ -439,7 +443,6 @@ qcow2_shell_checkpoint_quiesced(BlockDriverState *bs, Error **errp)
     Qcow2Log *log = rwb->log;
     g_autofree Qcow2LogMarks *marks =
         rwb->recovery ? qcow2_log_recovery_next_marks(bs) : new_marks(bs);
-    bool unchanged = !qcow2_log_marks_count(marks) && !rwb->recovery;
     uint64_t since = get_clock();
     Qcow2ShellStore store;
     int ret;
@@ -459,9 +462,9 @@ qcow2_shell_checkpoint_quiesced(BlockDriverState *bs, Error **errp)
     qcow2_log_find_torn_pages(bs);
     if (rwb->recovery) {
         log->lease = rwb->recovery->lease;
-        log->latest_until = log->lease.until;
     }
-    ret = store_and_flush(bs, unchanged ? marks : NULL, &store, errp);
+    /* What was recovered is not what is stored; otherwise nothing is marked */
+    ret = store_and_flush(bs, rwb->recovery ? NULL : marks, &store, errp);
     if (ret < 0) {
         return ret;
     }
@@ -608,6 +611,14 @@ static void coroutine_fn GRAPH_RDLOCK look_after_lease(BlockDriverState *bs)
     }
 }
 
+/* A request may be giving the log up in another thread */
+static bool has_marks(Qcow2Log *log)
+{
+    QEMU_LOCK_GUARD(&log->lock);
+
+    return log->marks && qcow2_log_marks_count(log->marks);
+}
+
 static bool is_due(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
@@ -621,8 +632,7 @@ static bool is_due(BlockDriverState *bs)
     return log->pending.directory ||
            rwb->stored_changes != bs->dirty_bitmap_changes ||
            (log->phase == QCOW2_LOG_IDLE && qcow2_shell_can_be_covered(bs)) ||
-           (log->marks && now - log->checkpoint_time >= interval &&
-            qcow2_log_marks_count(log->marks));
+           (now - log->checkpoint_time >= interval && has_marks(log));
 }
 
 static void coroutine_fn tick_entry(void *opaque)

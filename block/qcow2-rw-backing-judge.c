@@ -332,6 +332,9 @@ int coroutine_fn qcow2_shell_judge(BlockDriverState *bs, Error **errp)
     bool grown = false, reported = false;
     int ret = qcow2_shell_take_over_size(bs, errp);
 
+    if (rwb->state.headers & QCOW2_SHELL_HEADER_LOGGED) {
+        qcow2_log_lease_assume(rwb->log);
+    }
     if (ret == 0 && rwb->state.headers == QCOW2_SHELL_HEADER_LOGGED) {
         ret = judge_by_log(bs, errp);
         if (ret < 0 || rwb->recovery) {

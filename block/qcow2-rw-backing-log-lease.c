@@ -162,14 +162,26 @@ qcow2_log_lease_judge(const Qcow2LogLease *lease,
                                           : QCOW2_LOG_LEASE_BROKEN;
 }
 
-void coroutine_fn qcow2_log_lease_outlive(const Qcow2Log *log)
+void qcow2_log_lease_assume(Qcow2Log *log)
+{
+    log->latest_until = from_ns(now_ns() + LEASE_NS);
+}
+
+/* In ns; times of files may have whole seconds, every other one */
+static int64_t time_left(const Qcow2Log *log)
 {
     Qcow2LogTime until = log->latest_until;
-    int64_t left = until.sec * NANOSECONDS_PER_SECOND + until.nsec - now_ns();
 
-    /* Times of files may have whole seconds, every other one */
-    left += 3 * NANOSECONDS_PER_SECOND;
-    if (until.sec && left > 0) {
+    return until.sec * NANOSECONDS_PER_SECOND + until.nsec +
+           3 * NANOSECONDS_PER_SECOND - now_ns();
+}
+
+bool coroutine_fn qcow2_log_lease_outlive(const Qcow2Log *log)
+{
+    int64_t left = time_left(log);
+
+    if (left > 0) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, MIN(left, 2 * LEASE_NS));
     }
+    return time_left(log) <= 0;
 }

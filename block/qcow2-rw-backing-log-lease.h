@@ -57,7 +57,16 @@ Qcow2LogLeaseVerdict
 qcow2_log_lease_judge(const Qcow2LogLease *lease,
                       const Qcow2RwBackingFile *file, Error **errp);
 
-/* Sleeps until no lease that may be in the file allows to write any more. */
-void coroutine_fn qcow2_log_lease_outlive(const Qcow2Log *log);
+/*
+ * The file may have leases that are not known yet, which were made just before:
+ * to be called when a header is found that lets the log count.
+ */
+void qcow2_log_lease_assume(Qcow2Log *log);
+
+/*
+ * Sleeps until no lease that may be in the file allows to write any more.
+ * Returns false if that takes too long, since the clock was set back.
+ */
+bool coroutine_fn qcow2_log_lease_outlive(const Qcow2Log *log);
 
 #endif

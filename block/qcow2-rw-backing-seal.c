@@ -169,8 +169,9 @@ static bool coroutine_fn break_seal(BlockDriverState *bs)
         return false;
     }
     if (is_believed(rwb)) {
-        if (rwb->state.headers & QCOW2_SHELL_HEADER_LOGGED) {
-            qcow2_log_lease_outlive(rwb->log);
+        if ((rwb->state.headers & QCOW2_SHELL_HEADER_LOGGED) &&
+            !qcow2_log_lease_outlive(rwb->log)) {
+            return false;
         }
         if (!qcow2_rw_backing_file_touch(&rwb->file)) {
             return false;
