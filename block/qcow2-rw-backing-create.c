@@ -54,7 +54,7 @@ static bool check_layout_options(BlockdevCreateOptionsQcow2 *opts,
 
 static bool wants_log(const BlockdevCreateOptionsQcow2 *opts)
 {
-    return opts->has_rw_backing_log && opts->rw_backing_log;
+    return !opts->has_rw_backing_log || opts->rw_backing_log;
 }
 
 /* Refuses what an image without data of its own cannot have */

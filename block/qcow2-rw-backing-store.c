@@ -34,22 +34,13 @@
 static bool is_usable(BdrvDirtyBitmap *bitmap)
 {
     return !bdrv_dirty_bitmap_readonly(bitmap) &&
-           !bdrv_dirty_bitmap_inconsistent(bitmap);
+           !bdrv_dirty_bitmap_inconsistent(bitmap) &&
+           !bdrv_dirty_bitmap_loading(bitmap);
 }
 
 bool qcow2_shell_is_to_be_stored(BdrvDirtyBitmap *bitmap)
 {
     return bdrv_dirty_bitmap_get_persistence(bitmap) && is_usable(bitmap);
-}
-
-/* It comes by migration, and does not have all of its bits yet */
-static bool is_arriving(BlockDriverState *bs, const BlockDirtyInfo *info)
-{
-    const Qcow2ShellEntry *entry =
-        qcow2_shell_directory_find(qcow2_shell(bs)->directory, info->name);
-
-    /* One that a job or an export has was stored when it was added */
-    return info->busy && !(entry && entry->table);
 }
 
 static bool is_chosen(BlockDriverState *bs, const BlockDirtyInfo *info,
@@ -58,9 +49,9 @@ static bool is_chosen(BlockDriverState *bs, const BlockDirtyInfo *info,
     BdrvDirtyBitmap *bitmap = info->name
         ? bdrv_find_dirty_bitmap(bs, info->name) : NULL;
 
+    /* A migration that has not ended may come to nothing */
     return bitmap && info->persistent && is_usable(bitmap) &&
-           (closing ? bdrv_dirty_bitmap_get_persistence(bitmap)
-                    : !is_arriving(bs, info));
+           (!closing || bdrv_dirty_bitmap_get_persistence(bitmap));
 }
 
 /*
