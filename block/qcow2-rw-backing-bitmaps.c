@@ -379,7 +379,25 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
     }
 }
 
-void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
+/* After a crash, the log says what the bitmaps are, and for which size */
+static void coroutine_fn GRAPH_RDLOCK verify_log(BlockDriverState *bs)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Error *reason = NULL;
+
+    rwb->recovery = qcow2_log_recover(bs, &reason);
+    if (!rwb->recovery) {
+        qcow2_shell_report_damage(bs, reason, "Write-intent log of '%s' cannot "
+                                  "be used: ", bs->filename);
+        qcow2_shell_distrust(bs);
+        return;
+    }
+    bs->total_sectors = rwb->recovery->super.size / BDRV_SECTOR_SIZE;
+    rwb->has_stored_checksum = true;
+    rwb->stored_checksum = rwb->recovery->super.bitmaps_checksum;
+}
+
+static void coroutine_fn GRAPH_RDLOCK verify_content(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     g_autoptr(GPtrArray) directory = directory_read_or_drop(bs);
@@ -390,7 +408,7 @@ void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
     for (i = 0; directory && i < directory->len; i++) {
         Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
 
-        if (!(entry->flags & QCOW2_SHELL_BITMAP_IN_USE) &&
+        if (!is_in_use(rwb, entry, i) &&
             !load_content(bs, entry, NULL, &checksum, &local_err)) {
             qcow2_shell_report_damage(bs, local_err, "Bitmap '%s' in '%s' is "
                                       "inconsistent: ", entry->name,
@@ -408,6 +426,20 @@ void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
                                   "inconsistent: ", bs->filename);
         qcow2_shell_distrust(bs);
     }
+}
+
+void coroutine_fn qcow2_shell_verify_bitmaps(BlockDriverState *bs)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    int64_t total_sectors = bs->total_sectors;
+
+    /* While others may use the image, the log says nothing */
+    if (rwb->state.headers == QCOW2_SHELL_HEADER_LOGGED && !bs->force_share) {
+        verify_log(bs);
+    }
+    verify_content(bs);
+    qcow2_log_recovery_free(g_steal_pointer(&rwb->recovery));
+    bs->total_sectors = total_sectors;
 }
 
 /* In memory */

@@ -49,6 +49,7 @@
 #include "qcow2-rw-backing-log-lease.h"
 #include "qcow2-rw-backing-recovery.h"
 #include "qcow2-rw-backing-store.h"
+#include "trace.h"
 
 /* Between two looks at leases, and at whether bitmaps have changed */
 #define TICK_NS             NANOSECONDS_PER_SECOND
@@ -349,6 +350,7 @@ make_checkpoint(BlockDriverState *bs, Error **errp)
 
     /* Whoever looks at one that is in the list now is waited for */
     retire_gate(log, qcow2_log_begin_overlap(bs, new_marks(bs)));
+    trace_qcow2_checkpoint_begin(bs, log->next->id.generation);
     old_gates = g_steal_pointer(&log->old_gates);
     ret = wait_for_older_writes(bs);
     if (ret < 0) {
@@ -363,6 +365,7 @@ make_checkpoint(BlockDriverState *bs, Error **errp)
     if (log->phase == QCOW2_LOG_OVERLAP) {
         qcow2_log_cancel_overlap(bs);
     }
+    trace_qcow2_checkpoint_end(bs, qcow2_shell(bs)->directory->len, ret);
     return ret;
 }
 

@@ -190,6 +190,21 @@ shell_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     qcow2_shell_forget_loaded(bs);
 }
 
+/* What was not stored may be in the log */
+static void report_not_left(BlockDriverState *bs, Error *err)
+{
+    unsigned int headers = qcow2_shell(bs)->state.headers;
+
+    if ((headers & QCOW2_SHELL_HEADER_LOGGED) &&
+        !(headers & QCOW2_SHELL_HEADER_BARE)) {
+        error_reportf_err(err, "Bitmaps of '%s' have to be recovered as after "
+                          "a crash: ", bs->filename);
+    } else {
+        error_reportf_err(err, "Lost persistent bitmaps of '%s': ",
+                          bs->filename);
+    }
+}
+
 static void GRAPH_UNLOCKED shell_close(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
@@ -200,8 +215,7 @@ static void GRAPH_UNLOCKED shell_close(BlockDriverState *bs)
     if (!(s->flags & BDRV_O_INACTIVE)) {
         GRAPH_RDLOCK_GUARD_MAINLOOP();
         if (qcow2_shell_leave(bs, true, &local_err) < 0) {
-            error_reportf_err(local_err, "Lost persistent bitmaps of '%s': ",
-                              bs->filename);
+            report_not_left(bs, local_err);
         }
     }
     qcow2_shell_free(bs);

@@ -21,6 +21,7 @@
 #include "qcow2-rw-backing-log-area.h"
 #include "qcow2-rw-backing-log-commit.h"
 #include "qcow2-rw-backing-log-lease.h"
+#include "trace.h"
 
 /* The most chunks that a sequential writer marks ahead */
 #define AHEAD_MAX       64
@@ -94,6 +95,9 @@ int coroutine_mixed_fn qcow2_log_commit(BlockDriverState *bs, bool renew)
     } else if (renew) {
         qatomic_set(&log->lease_end, end);
     }
+    trace_qcow2_log_commit(bs, batch.id.generation,
+                           bitmap_count_one(batch.pages, QCOW2_LOG_PAGES),
+                           renew, ret);
     qemu_vfree(batch.buf);
     return ret;
 }
@@ -201,6 +205,7 @@ int coroutine_fn qcow2_log_touch(BlockDriverState *bs, uint64_t offset,
         touch = extend_to_chunks(bs, log, offset, bytes);
         mark(log, &touch);
     }
+    trace_qcow2_log_mark(bs, touch.offset, touch.bytes);
 
     qemu_co_mutex_lock(&log->commit_lock);
     ret = make_durable(bs, &touch);
@@ -221,6 +226,7 @@ void coroutine_fn qcow2_log_give_up(BlockDriverState *bs)
     qemu_co_mutex_lock(&s->lock);
     qemu_co_mutex_lock(&log->commit_lock);
     if (log->failed) {
+        trace_qcow2_log_give_up(bs);
         s->rw_backing->pointer.log_armed = false;
         qcow2_log_stop(bs);
         qatomic_set(&log->failed, false);

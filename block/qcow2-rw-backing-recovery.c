@@ -18,6 +18,7 @@
 #include "qcow2-rw-backing-directory.h"
 #include "qcow2-rw-backing-log-area.h"
 #include "qcow2-rw-backing-recovery.h"
+#include "trace.h"
 
 static const uint8_t *get_unit(const uint8_t *log, int area, uint32_t index)
 {
@@ -180,6 +181,9 @@ Qcow2LogRecovery *qcow2_log_recover(BlockDriverState *bs, Error **errp)
         recovery->super = super;
         recovery->lease = find_lease(log, super.id.nonce);
         add_marks(recovery, log);
+        trace_qcow2_log_recover(bs, super.id.generation,
+                                qcow2_log_recovery_bytes(recovery),
+                                recovery->everything);
     }
     qemu_vfree(log);
     return recovery;

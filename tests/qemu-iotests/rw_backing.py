@@ -103,6 +103,11 @@ def add_bitmap(image: str, name: str = 'b', granularity: str = '',
                    *(['--disable'] if disabled else []), image, name)
 
 
+def drop_log(image: str) -> None:
+    """From now on, a crash costs bitmaps."""
+    qemu_img('amend', '-f', 'qcow2', '-o', 'rw-backing-log=off', image)
+
+
 def start_bitmap_over(image: str, name: str = 'b') -> None:
     """What the user does who has lost it."""
     bitmap_command('--remove', image, name)

@@ -46,6 +46,9 @@ class GuardTestCase(iotests.QMPTestCase):
     fmt = 'raw'
     fmt_options: List[str] = []
 
+    # Creation options of the shell, each with a comma before it
+    shell_options = ''
+
     # How the guard calls a disk that nobody has touched
     quiet = 'unchanged'
 
@@ -66,8 +69,8 @@ class GuardTestCase(iotests.QMPTestCase):
     def create(self) -> None:
         self.create_disk()
         qemu_img_create('-f', 'qcow2', '-o',
-                        f'rw-backing={self.disk},rw-backing-fmt={self.fmt}',
-                        self.shell)
+                        f'rw-backing={self.disk},rw-backing-fmt={self.fmt}'
+                        f'{self.shell_options}', self.shell)
 
     def create_disk(self) -> None:
         """The data as it is now, in an image of the format."""
@@ -191,7 +194,7 @@ class GuardTestCase(iotests.QMPTestCase):
     def flags(self) -> List[List[str]]:
         info = qemu_img_info('-f', 'qcow2', self.shell)
         bitmaps = info['format-specific']['data'].get('bitmaps', [])
-        return [sorted(b['flags']) for b in bitmaps]
+        return sorted(sorted(b['flags']) for b in bitmaps)
 
     def stored_guard(self) -> Optional[Guard]:
         return ShellImage(self.shell).guard
