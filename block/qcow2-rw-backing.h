@@ -34,7 +34,7 @@
     {                                                               \
         .name = BLOCK_OPT_RW_BACKING_LOG,                           \
         .type = QEMU_OPT_BOOL,                                      \
-        .help = "Bitmaps survive crashes (default: off)"            \
+        .help = "Bitmaps survive crashes (default: on)"            \
     }
 
 /**
