@@ -109,6 +109,11 @@ class Machine:
         self._qmp.close()
         self._console.close()
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
     def greet(self) -> None:
         """Take QEMU's greeting, and have the monitor accept commands."""
         if 'QMP' not in self._read_qmp("QEMU's greeting"):
