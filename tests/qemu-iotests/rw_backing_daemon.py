@@ -4,6 +4,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import os
+import signal
 import subprocess
 import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -121,6 +122,16 @@ class Daemon:
     def dirty(self, bitmap: str = 'b', node: str = 'shell') -> Extents:
         """What a client is told of a bitmap that is exported."""
         return nbd_extents(self.sock, f'qemu:dirty-bitmap:{bitmap}', node)
+
+    # What clients wait for
+
+    def freeze(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
     # The end
 
