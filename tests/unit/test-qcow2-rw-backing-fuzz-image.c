@@ -16,6 +16,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <zlib.h>
 #include "qapi/error.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "qapi/qobject-output-visitor.h"
@@ -28,6 +29,7 @@
 #include "block/dirty-bitmap.h"
 #include "block/qapi.h"
 #include "block/qcow2-rw-backing-format.h"
+#include "block/qcow2-rw-backing-log-format.h"
 #include "crypto/init.h"
 #include "system/block-backend.h"
 #include "fuzz-qcow2-rw-backing.h"
@@ -68,7 +70,9 @@
 
 /*
  * An input is the image, after this many bytes that say what to do with it,
- * each of them counted from where the other bits are of no meaning.
+ * each of them counted from where the other bits are of no meaning.  If it has
+ * a write-intent log, sectors of the log come in between; the image is without
+ * it, as most of it is always the same.
  */
 typedef struct QEMU_PACKED Control {
     uint8_t keep;           /* bit 0: header fields and pointer are good */
@@ -79,7 +83,21 @@ typedef struct QEMU_PACKED Control {
     uint8_t fault;          /* FAULT_*, what goes wrong in the shell's file */
     uint8_t fault_after;    /* so many requests later */
     uint8_t place;          /* where in the disk to write */
+    uint8_t log;            /* LOG_*, write-intent log of the image */
+    uint8_t log_sectors;    /* how many of them the input has */
+    uint16_t log_at;        /* where in the image it is, in sectors */
 } Control;
+
+typedef struct QEMU_PACKED LogSector {
+    uint16_t place;         /* in the log, in sectors */
+    uint8_t data[QCOW2_LOG_UNIT_LEN];
+} LogSector;
+
+enum {
+    LOG_THERE       = 0x01,
+    LOG_ARMED       = 0x02, /* the header says that it counts */
+    LOG_CHECKSUMS   = 0x04, /* those of its sectors are right */
+};
 
 enum {
     OP_WRITE        = 0x01,
@@ -361,6 +379,9 @@ static void assert_disk(const Control *c)
 /* Requests to its file may fail, or have failed since it was opened */
 static bool faulty;
 
+/* Where its log was put, in bytes; 0 if it has none */
+static uint64_t log_offset;
+
 static bool keeps_promise(const Control *c)
 {
     return c->keep & 1;
@@ -379,6 +400,9 @@ static void put_pointer(const Control *c, uint8_t *buf)
     Qcow2RwBackingPointer ptr = {
         .format     = (char *)"raw",
         .filename   = disk_is_file(c) ? file_disk_name : NULL,
+        .log        = log_offset,
+        .log_offset = log_offset,
+        .log_armed  = log_offset && (c->log & LOG_ARMED),
     };
     size_t len;
     g_autofree uint8_t *data =
@@ -423,6 +447,94 @@ static void hide_repetitions(size_t offset, uint32_t magic)
     while (first && (next = find_extension(next_extension(first), magic))) {
         hide_extension(next);
     }
+}
+
+/* The write-intent log, to which an image may have been left by a crash */
+
+/* Where nothing was written yet */
+static void fill_log(uint8_t *log)
+{
+    static const uint8_t no_marks[QCOW2_LOG_UNIT_CHUNKS / 8];
+    Qcow2LogId id = { };
+
+    memset(log, 0, QCOW2_LOG_LEN);
+    for (int area = 0; area < 2; area++) {
+        uint8_t *units = log + QCOW2_LOG_AREA_OFFSET(area) + QCOW2_LOG_PAGE_LEN;
+
+        for (int i = 0; i < QCOW2_LOG_UNITS; i++) {
+            qcow2_log_unit_serialize(units + i * QCOW2_LOG_UNIT_LEN, &id, i,
+                                     QCOW2_LOG_MIN_CHUNK_BITS, no_marks);
+        }
+    }
+}
+
+static void put_checksum(uint8_t *sector)
+{
+    stl_be_p(sector + 4, 0);
+    stl_be_p(sector + 4, crc32(0, sector, QCOW2_LOG_UNIT_LEN));
+}
+
+/* Returns how many bytes of @data were sectors of the log */
+static size_t take_log_sectors(const Control *c, const uint8_t *data,
+                               size_t len, uint8_t *log)
+{
+    size_t count = MIN(c->log_sectors, len / sizeof(LogSector));
+
+    fill_log(log);
+    for (size_t i = 0; i < count; i++) {
+        LogSector sector;
+
+        memcpy(&sector, data + i * sizeof(sector), sizeof(sector));
+        if (c->log & LOG_CHECKSUMS) {
+            put_checksum(sector.data);
+        }
+        memcpy(log + le16_to_cpu(sector.place) %
+               (QCOW2_LOG_LEN / QCOW2_LOG_UNIT_LEN) * QCOW2_LOG_UNIT_LEN,
+               sector.data, sizeof(sector.data));
+    }
+    return count * sizeof(LogSector);
+}
+
+static void insert_log(const Control *c, const uint8_t *log)
+{
+    size_t at = le16_to_cpu(c->log_at) * QCOW2_LOG_UNIT_LEN, len = shell->len;
+
+    if (at < QCOW2_LOG_UNIT_LEN || at > len ||
+        memory_resize(shell, len + QCOW2_LOG_LEN) < 0) {
+        return;
+    }
+    memmove(shell->data + at + QCOW2_LOG_LEN, shell->data + at, len - at);
+    memcpy(shell->data + at, log, QCOW2_LOG_LEN);
+    log_offset = at;
+}
+
+/* The image, with its log if it has one */
+static void take_image(const Control *c, const uint8_t *data, size_t len)
+{
+    g_autofree uint8_t *log = NULL;
+    size_t sectors = 0;
+
+    log_offset = 0;
+    if (c->log & LOG_THERE) {
+        log = g_malloc(QCOW2_LOG_LEN);
+        sectors = take_log_sectors(c, data, len, log);
+    }
+    shell->len = len - sectors;
+    memcpy(shell->data, data + sectors, shell->len);
+    if (log) {
+        insert_log(c, log);
+    }
+}
+
+/* Does the header say that the log counts? */
+static bool shell_is_armed(void)
+{
+    uint32_t start = ldl_be_p(shell->data + HEADER_LENGTH);
+    size_t ext = shell->len < HEADER_EXTENSIONS
+        ? 0 : find_extension(start, QCOW2_EXT_MAGIC_RW_BACKING);
+
+    return ext && ext + 12 <= shell->len &&
+           (ldl_be_p(shell->data + ext + 8) & QCOW2_RW_BACKING_LOG_ARMED);
 }
 
 /* Makes good what must not be damaged, and leaves the rest as it is */
@@ -763,12 +875,25 @@ static BlockBackend *open_to_use(const Control *c, int flags)
     return blk;
 }
 
+/*
+ * What the specification and the guide do not promise: where nothing tells of
+ * foreign writes, a log that could not be written to goes on to count, and does
+ * not notice modifications; nor does a lease until it has ended, and that of
+ * the input may be of any length.
+ */
+static bool is_out_of_reach(const Control *c, bool modified)
+{
+    return shell_is_armed() &&
+           (modified || (c->fault && !disk_is_file(c) && !is_strict(c)));
+}
+
 static void session_read_only(const Control *c, bool modified)
 {
+    bool out_of_reach = is_out_of_reach(c, modified);
     BlockBackend *blk = open_to_use(c, 0);
 
     if (blk) {
-        if (!guard_is_off(c)) {
+        if (!guard_is_off(c) && !out_of_reach) {
             assert_bitmaps(blk_bs(blk), modified);
         }
         query_info(blk_bs(blk));
@@ -805,8 +930,11 @@ static void image_one_input(const uint8_t *data, size_t len)
     }
     memcpy(&c, data, sizeof(c));
     shell->fault = 0;
-    shell->len = len - sizeof(c);
-    memcpy(shell->data, data + sizeof(c), shell->len);
+    take_image(&c, data + sizeof(c), len - sizeof(c));
+    if (log_offset && disk_is_file(&c)) {
+        /* Without the log, one would wait until the lease has ended */
+        c.fault &= ~(FAULT_WRITE | FAULT_FLUSH);
+    }
     if (keeps_promise(&c)) {
         repair_header(&c);
     }
@@ -878,6 +1006,8 @@ static void create_shell(const Control *c, uint32_t cluster_size,
                 .cluster_size = cluster_size,
                 .has_refcount_bits = true,
                 .refcount_bits = refcount_bits,
+                .has_rw_backing_log = true,
+                .rw_backing_log = c->log & LOG_THERE,
             },
         },
     };
@@ -894,11 +1024,8 @@ static void create_shell(const Control *c, uint32_t cluster_size,
     bdrv_unref(bs);
 }
 
-static void add_seed_bitmaps(const Control *c, int count)
+static void add_seed_bitmaps(BlockBackend *blk, int count)
 {
-    BlockBackend *blk = shell_open(c, BDRV_O_RDWR, &error_abort);
-    static uint8_t data[4096];
-
     for (int i = 0; i < count; i++) {
         g_autofree char *name = g_strdup_printf("b%d", i);
         BdrvDirtyBitmap *bitmap;
@@ -912,14 +1039,16 @@ static void add_seed_bitmaps(const Control *c, int count)
             bdrv_disable_dirty_bitmap(bitmap);
         }
     }
-    /* What was there before, so that the disk remains pristine */
+}
+
+/* What was there before, so that the disk remains pristine */
+static void write_pristine(BlockBackend *blk)
+{
+    static uint8_t data[4096];
+
     g_assert_cmpint(blk_pread(blk, 0, sizeof(data), data, 0), >=, 0);
     g_assert_cmpint(blk_pwrite(blk, 0, sizeof(data), data, 0), >=, 0);
     g_assert_cmpint(blk_flush(blk), >=, 0);
-    if (disk_is_file(c)) {
-        set_mtime(1000000000);
-    }
-    blk_unref(blk);
 }
 
 static void add_seed(const char *name, const Control *c)
@@ -940,10 +1069,79 @@ static void make_seed(const char *name, Control c, uint32_t cluster_size,
     disk_bs = disk_open(&c);
     create_shell(&c, cluster_size, refcount_bits);
     if (bitmaps) {
-        add_seed_bitmaps(&c, bitmaps);
+        BlockBackend *blk = shell_open(&c, BDRV_O_RDWR, &error_abort);
+
+        add_seed_bitmaps(blk, bitmaps);
+        write_pristine(blk);
+        if (disk_is_file(&c)) {
+            set_mtime(1000000000);
+        }
+        blk_unref(blk);
     }
     bdrv_unref(disk_bs);
     add_seed(name, &c);
+}
+
+/* Takes the log out of the image; returns sectors that are not as ever */
+static GByteArray *cut_log(Control *c)
+{
+    g_autofree uint8_t *empty = g_malloc(QCOW2_LOG_LEN);
+    size_t ext = find_extension(HEADER_EXTENSIONS, QCOW2_EXT_MAGIC_RW_BACKING);
+    uint64_t at = ldq_be_p(shell->data + ext + 8 + 8);
+    GByteArray *sectors = g_byte_array_new();
+
+    fill_log(empty);
+    c->log_sectors = 0;
+    c->log_at = cpu_to_le16(at / QCOW2_LOG_UNIT_LEN);
+    for (size_t i = 0; i < QCOW2_LOG_LEN; i += QCOW2_LOG_UNIT_LEN) {
+        LogSector sector = {
+            .place = cpu_to_le16(i / QCOW2_LOG_UNIT_LEN),
+        };
+
+        if (memcmp(shell->data + at + i, empty + i, QCOW2_LOG_UNIT_LEN)) {
+            memcpy(sector.data, shell->data + at + i, sizeof(sector.data));
+            g_byte_array_append(sectors, (uint8_t *)&sector, sizeof(sector));
+            c->log_sectors++;
+        }
+    }
+    memmove(shell->data + at, shell->data + at + QCOW2_LOG_LEN,
+            shell->len - at - QCOW2_LOG_LEN);
+    shell->len -= QCOW2_LOG_LEN;
+    return sectors;
+}
+
+/* An image that was in use when QEMU was killed */
+static void make_crashed_seed(const char *name, Control c, int bitmaps)
+{
+    g_autoptr(GByteArray) seed = g_byte_array_new();
+    g_autoptr(GByteArray) sectors = NULL;
+    g_autofree uint8_t *crashed = NULL;
+    BlockDriverState *disk_bs;
+    BlockBackend *blk;
+    size_t len;
+
+    c.log = LOG_THERE | LOG_ARMED | LOG_CHECKSUMS;
+    disk_reset(&c);
+    disk_bs = disk_open(&c);
+    create_shell(&c, 512, 16);
+    blk = shell_open(&c, BDRV_O_RDWR, &error_abort);
+    add_seed_bitmaps(blk, bitmaps);
+    /* From now on, the log counts */
+    bdrv_dirty_bitmaps_changed();
+    write_pristine(blk);
+    g_assert_true(shell_is_armed());
+    len = shell->len;
+    crashed = g_memdup2(shell->data, len);
+    blk_unref(blk);
+    bdrv_unref(disk_bs);
+
+    memcpy(shell->data, crashed, len);
+    shell->len = len;
+    sectors = cut_log(&c);
+    g_byte_array_append(seed, (const uint8_t *)&c, sizeof(c));
+    g_byte_array_append(seed, sectors->data, sectors->len);
+    g_byte_array_append(seed, shell->data, shell->len);
+    fuzz_seed_add(name, seed->data, seed->len);
 }
 
 static void image_make_seeds(void)
@@ -976,6 +1174,22 @@ static void image_make_seeds(void)
     hide_extension(find_extension(HEADER_EXTENSIONS,
                                   QCOW2_EXT_MAGIC_RW_BACKING_GUARD));
     add_seed("trusted", &c);
+
+    c.guard = 0;
+    c.ops = OP_WRITE;
+    make_crashed_seed("crashed", c, 1);
+    c.ops = 0xff;
+    make_crashed_seed("crashed-all-ops", c, 3);
+    c.disk = 1;
+    make_crashed_seed("crashed-file", c, 3);
+    c.disk = 0;
+    c.fault_after = 9;
+    c.fault = FAULT_WRITE | FAULT_ONCE;
+    make_crashed_seed("crashed-fault", c, 2);
+    c.fault = FAULT_FLUSH;
+    make_crashed_seed("crashed-flush-fault", c, 2);
+    c.fault = FAULT_READ | FAULT_ONCE;
+    make_crashed_seed("crashed-read-fault", c, 2);
     c.guard = 0;
     for (int i = 1; i < 32; i++) {
         g_autofree char *name = g_strdup_printf("fault-%d", i);
