@@ -151,30 +151,18 @@ static int coroutine_mixed_fn GRAPH_RDLOCK
 store_and_flush(BlockDriverState *bs, const Qcow2LogMarks *written,
                 Qcow2ShellStore *store, Error **errp)
 {
-    Qcow2ShellStoreMode mode = { .partly = true, .written = written };
-    Error *local_err = NULL;
-    int ret;
+    Qcow2ShellStoreMode mode = { .written = written };
+    int ret = qcow2_shell_store_begin(bs, &mode, store, errp);
 
-    ret = qcow2_shell_store_begin(bs, &mode, store, &local_err);
-    if (!store->directory) {
-        error_propagate(errp, local_err);
+    if (ret < 0) {
         return ret;
     }
-    if (ret == -EFBIG) {
-        /* It cannot be helped, and does not concern the others */
-        warn_report_err(local_err);
-        ret = 0;
-    }
+    ret = qcow2_shell_flush_disk(bs);
     if (ret < 0) {
-        error_propagate(errp, local_err);
-    } else {
-        ret = qcow2_shell_flush_disk(bs);
-        if (ret < 0) {
-            error_setg_errno(errp, -ret, "Could not flush the RW backing of "
-                             "'%s'", bs->filename);
-        } else if (qcow2_shell_store_is_outdated(bs, store)) {
-            ret = NOT_NOW;
-        }
+        error_setg_errno(errp, -ret, "Could not flush the RW backing of '%s'",
+                         bs->filename);
+    } else if (qcow2_shell_store_is_outdated(bs, store)) {
+        ret = NOT_NOW;
     }
     if (ret < 0) {
         qcow2_shell_store_abort(bs, store);

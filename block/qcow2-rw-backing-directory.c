@@ -41,7 +41,6 @@ QEMU_BUILD_BUG_ON(sizeof(StoredEntry) != 24);
 #define NAME_MAX_LEN            1023
 #define GRANULARITY_BITS_MIN    9
 #define GRANULARITY_BITS_MAX    31
-#define CONTENT_MAX             0x20000000  /* of a bitmap, in bytes */
 
 static void free_entry(void *opaque)
 {
@@ -94,7 +93,8 @@ static bool check_entry(BlockDriverState *bs, const Qcow2ShellEntry *entry)
     BDRVQcow2State *s = bs->opaque;
 
     return entry->table_size &&
-           (uint64_t)entry->table_size * s->cluster_size <= CONTENT_MAX &&
+           (uint64_t)entry->table_size * s->cluster_size <=
+           QCOW2_SHELL_BITMAP_MAX_CONTENT &&
            entry->table_offset &&
            !offset_into_cluster(s, entry->table_offset) &&
            entry->granularity_bits >= GRANULARITY_BITS_MIN &&

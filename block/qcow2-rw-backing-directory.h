@@ -17,6 +17,9 @@
 #define QCOW2_SHELL_TABLE_OFFSET_MASK   0x00fffffffffffe00ULL
 #define QCOW2_SHELL_TABLE_ALL_ONES      1ULL
 
+/* The most that qcow2 stores of a bitmap, in bytes */
+#define QCOW2_SHELL_BITMAP_MAX_CONTENT      0x20000000
+
 /* A stored bitmap */
 typedef struct Qcow2ShellEntry {
     char *name;

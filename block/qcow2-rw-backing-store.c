@@ -26,9 +26,6 @@
 #include "qcow2-rw-backing-flush.h"
 #include "qcow2-rw-backing-store.h"
 
-/* The most that qcow2 stores of a bitmap, in bytes */
-#define CONTENT_MAX                 0x20000000
-
 /* Which bitmaps */
 
 static bool is_usable(BdrvDirtyBitmap *bitmap)
@@ -43,6 +40,32 @@ bool qcow2_shell_is_to_be_stored(BdrvDirtyBitmap *bitmap)
     return bdrv_dirty_bitmap_get_persistence(bitmap) && is_usable(bitmap);
 }
 
+/* The disk has grown since it was added */
+static bool is_too_large(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return qcow2_shell_table_size(bs, bdrv_dirty_bitmap_size(bitmap),
+                                  bdrv_dirty_bitmap_granularity(bitmap)) *
+           s->cluster_size > QCOW2_SHELL_BITMAP_MAX_CONTENT;
+}
+
+void qcow2_shell_report_too_large(BlockDriverState *bs)
+{
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (qcow2_shell_is_to_be_stored(bitmap) && is_too_large(bs, bitmap)) {
+            warn_report("Bitmap '%s' in '%s' will be lost when the image is "
+                        "closed: with a granularity of %" PRIu32 " bytes, it "
+                        "is too large for a disk of %" PRId64 " bytes",
+                        bdrv_dirty_bitmap_name(bitmap), bs->filename,
+                        bdrv_dirty_bitmap_granularity(bitmap),
+                        bdrv_dirty_bitmap_size(bitmap));
+        }
+    }
+}
+
 static bool is_chosen(BlockDriverState *bs, const BlockDirtyInfo *info,
                       bool closing)
 {
@@ -51,7 +74,8 @@ static bool is_chosen(BlockDriverState *bs, const BlockDirtyInfo *info,
 
     /* A migration that has not ended may come to nothing */
     return bitmap && info->persistent && is_usable(bitmap) &&
-           (!closing || bdrv_dirty_bitmap_get_persistence(bitmap));
+           (closing ? bdrv_dirty_bitmap_get_persistence(bitmap)
+                    : !is_too_large(bs, bitmap));
 }
 
 /*
@@ -182,21 +206,20 @@ store_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
              const Qcow2ShellEntry *old, const Qcow2ShellStoreMode *mode,
              Qcow2ShellEntry *entry)
 {
-    BDRVQcow2State *s = bs->opaque;
     uint32_t granularity = bdrv_dirty_bitmap_granularity(bitmap);
     /* A bitmap that a job has recorded until then, and will go on */
     bool recording = bdrv_dirty_bitmap_enabled(bitmap) ||
                      bdrv_dirty_bitmap_has_successor(bitmap);
-    uint64_t table_size = qcow2_shell_table_size(bs,
-                                                 bdrv_dirty_bitmap_size(bitmap),
-                                                 granularity);
+    uint32_t table_size;
     g_autofree unsigned long *keep = NULL;
     g_autofree uint64_t *table = NULL;
     int ret;
 
-    if (table_size * s->cluster_size > CONTENT_MAX) {
+    if (is_too_large(bs, bitmap)) {
         return -EFBIG;
     }
+    table_size = qcow2_shell_table_size(bs, bdrv_dirty_bitmap_size(bitmap),
+                                        granularity);
     entry->flags = (recording ? QCOW2_SHELL_BITMAP_AUTO : 0) |
                    (mode->closing ? 0 : QCOW2_SHELL_BITMAP_IN_USE);
     entry->granularity_bits = ctz32(granularity);

@@ -19,7 +19,7 @@ typedef struct Qcow2ShellStoreMode {
      */
     bool closing;
 
-    /* If one of them cannot be stored, the others are */
+    /* On closing: if one of them cannot be stored, the others are */
     bool partly;
 
     /*
@@ -97,6 +97,9 @@ qcow2_shell_store_abort(BlockDriverState *bs, Qcow2ShellStore *store);
 int GRAPH_RDLOCK
 qcow2_shell_store_bitmaps(BlockDriverState *bs, Qcow2RwBackingGuard *guard,
                           const Qcow2ShellStoreMode *mode, Error **errp);
+
+/* Warns of bitmaps that cannot be stored since the disk has grown too much. */
+void qcow2_shell_report_too_large(BlockDriverState *bs);
 
 /* Is there a bitmap that the log can cover while the image is in use? */
 bool qcow2_shell_can_be_covered(BlockDriverState *bs);

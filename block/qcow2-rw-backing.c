@@ -23,6 +23,7 @@
 #include "qcow2-rw-backing-info.h"
 #include "qcow2-rw-backing-reopen.h"
 #include "qcow2-rw-backing-seal.h"
+#include "qcow2-rw-backing-store.h"
 
 static inline BdrvChild *rw_backing_child(BlockDriverState *bs)
 {
@@ -281,6 +282,7 @@ take_over_new_size(BlockDriverState *bs, int64_t size)
     } else if (size > old_size) {
         bdrv_dirty_bitmap_truncate(bs, size);
         set_new_part_dirty(bs, old_size, size - old_size);
+        qcow2_shell_report_too_large(bs);
     }
 }
 
