@@ -45,6 +45,12 @@ class Shell:
 
     # pylint: disable=too-many-instance-attributes
 
+    # Creation options, each with a comma before it
+    options = ',rw-backing-log=off'
+    moments = MOMENTS
+    # Is a bitmap in the image when a command has added it?
+    durable = False
+
     def __init__(self, build: Path, directory: Path, kill_at: KillAt,
                  rng: random.Random, stats: Counter[str]) -> None:
         self._build = build
@@ -122,7 +128,7 @@ class Shell:
             yield
             return
         rng = self._rng
-        countdown = rng.randint(1, MOMENTS[moment])
+        countdown = rng.randint(1, self.moments[moment])
         partial = rng.choice((0, -1, PAGE, rng.randrange(1, 16) * PAGE))
         self._say(f'kill at {moment}, modification {countdown}, '
                   f'after {partial} bytes')
@@ -156,7 +162,7 @@ class Shell:
         cluster_size = rng.choice((512, 4096, 65536, 65536))
         self.img('create', '-f', 'qcow2', '-o',
                  f'rw-backing={self.loop or self.disk.name},'
-                 f'cluster_size={cluster_size}', self.path)
+                 f'cluster_size={cluster_size}{self.options}', self.path)
         for _ in range(rng.randint(1, 3)):
             granularity = rng.choice((512, 4096, 65536, MIB))
             name = self._new_name()
@@ -181,7 +187,7 @@ class Shell:
             self._clean = True
         except Killed:
             self._clean = False
-            self.model.crashed()
+            self._crashed()
         except (QmpError, nbd_client.ServerError) as error:
             raise Failure(f'QEMU refuses what it should do: {error}\n'
                           f'{self._daemon.said()}') from None
@@ -190,6 +196,17 @@ class Shell:
             self._said += self._daemon.said()
             self._daemon = None
         self._between(victim)
+
+    def _crashed(self) -> None:
+        self.model.crashed()
+
+    def _may_be_lost(self) -> bool:
+        """Bitmaps of the life before."""
+        return not self._clean
+
+    def _notices_foreign_writes(self) -> bool:
+        """Between two lives."""
+        return True
 
     def _live(self, daemon: Daemon, victim: str) -> None:
         self._open(daemon, victim)
@@ -305,7 +322,8 @@ class Shell:
         self._said = self.img.said = ''
         for name in set(self.model.bitmaps) - set(found):
             if self._clean or not (self.model.bitmaps[name].optional or
-                                   LOST.search(said)):
+                                   (self._may_be_lost() and
+                                    LOST.search(said))):
                 raise Failure(f"bitmap '{name}' is gone without a message:\n"
                               f'{said}')
             self._stats['bitmaps gone while added or removed'
@@ -317,9 +335,9 @@ class Shell:
         consistent = [name for name, bitmap in found.items()
                       if not bitmap.get('inconsistent')]
         for name in set(found) - set(consistent):
-            if self._clean and not self.model.bitmaps[name].outdated:
-                raise Failure(f"bitmap '{name}' is inconsistent after a "
-                              f'proper end:\n{said}')
+            if not self._may_be_lost() and \
+                    not self.model.bitmaps[name].outdated:
+                raise Failure(f"bitmap '{name}' is inconsistent:\n{said}")
             daemon.cmd('block-dirty-bitmap-remove', node='shell', name=name)
             del self.model.bitmaps[name]
             self._stats['bitmaps inconsistent'] += 1
@@ -333,7 +351,11 @@ class Shell:
             if found[name]['granularity'] != bitmap.granularity:
                 raise Failure(f"wrong granularity of bitmap '{name}'")
             if found[name]['recording'] != bitmap.recording:
-                raise Failure(f"wrong state of bitmap '{name}'")
+                if not bitmap.maybe_flipped:
+                    raise Failure(f"wrong state of bitmap '{name}'")
+                bitmap.recording = not bitmap.recording
+                bitmap.gap = True
+            bitmap.maybe_flipped = False
             client = Client(self._socket, 'disk', f'qemu:dirty-bitmap:{name}')
             bits = bytearray(len(self.model.disk) // SECTOR)
             for offset, length, flags in client.block_status(
@@ -455,6 +477,7 @@ class Shell:
             daemon.cmd('block-dirty-bitmap-add', node='shell', name=name,
                        granularity=granularity, persistent=True,
                        disabled=not recording)
+        self.model.bitmaps[name].optional = not self.durable
 
     def _stored(self) -> None:
         """All bitmaps are in the image now."""
@@ -492,6 +515,7 @@ class Shell:
         target, source = self._choose(), self._choose()
         if target is None or source is None or target == source:
             return
+        self.model.may_merge(target, source)
         self._cmd_killed(daemon, victim == 'merge', 'merge', node='shell',
                          target=target, bitmaps=[source])
         self.model.merge(target, source)
@@ -502,8 +526,10 @@ class Shell:
             return
         bitmap = self.model.bitmaps[name]
         command = 'disable' if bitmap.recording else 'enable'
+        bitmap.maybe_flipped = True
         self._cmd_killed(daemon, victim == 'disable', command, node='shell',
                          name=name)
+        bitmap.maybe_flipped = False
         bitmap.recording = not bitmap.recording
         bitmap.gap = True
 
@@ -562,7 +588,7 @@ class Shell:
                 self._use_img(victim)
             except Killed:
                 self._clean = False
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and self._notices_foreign_writes():
             self.foreign_write()
         result = self.img('check', '-f', 'qcow2', self.path, fails=3)
         if result.returncode:

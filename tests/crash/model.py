@@ -39,6 +39,8 @@ class Bitmap:
     optional: bool = False
     # The recorded bits may have been cleared
     maybe_cleared: bool = False
+    # Recording may have become the opposite
+    maybe_flipped: bool = False
     # Somebody else has modified the disk: must not be consistent
     outdated: bool = False
 
@@ -119,14 +121,19 @@ class Model:
             self._doubt(offset, data)
         self._in_flight.clear()
 
-    def merge(self, target: str, source: str) -> None:
-        """Also bits of another granularity."""
+    def may_merge(self, target: str, source: str) -> None:
+        """It is on its way."""
         into, other = self.bitmaps[target], self.bitmaps[source]
-        for bits, others in ((into.dirty, other.dirty),
-                             (into.maybe, other.maybe)):
-            for sector, bit in enumerate(others):
-                if bit:
-                    into.mark(bits, sector * SECTOR, SECTOR)
+        for sector, bit in enumerate(other.maybe):
+            if bit:
+                into.mark(into.maybe, sector * SECTOR, SECTOR)
+
+    def merge(self, target: str, source: str) -> None:
+        """Also bits of another granularity; after may_merge()."""
+        into, other = self.bitmaps[target], self.bitmaps[source]
+        for sector, bit in enumerate(other.dirty):
+            if bit:
+                into.mark(into.dirty, sector * SECTOR, SECTOR)
 
     def resize(self, size: int) -> None:
         """The disk has grown."""
