@@ -132,22 +132,6 @@ load_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry, bool believed,
     }
 }
 
-/* A bitmap of this name is in memory, whether it is persistent or not */
-static bool is_persistent_in_memory(BlockDriverState *bs, const char *name)
-{
-    BlockDirtyInfoList *list = bdrv_query_dirty_bitmaps(bs);
-    BlockDirtyInfoList *item;
-    bool persistent = false;
-
-    for (item = list; item; item = item->next) {
-        if (item->value->name && !strcmp(item->value->name, name)) {
-            persistent = item->value->persistent;
-        }
-    }
-    qapi_free_BlockDirtyInfoList(list);
-    return persistent;
-}
-
 /*
  * The node was inactive, and has a bitmap that is in the image, too.  Where it
  * came by migration, it is the image that may be out of date; where this is the
@@ -174,7 +158,7 @@ merge_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry,
     g_clear_pointer(&entry->table, g_free);
     g_clear_pointer(&entry->sums, g_free);
 
-    if (!is_persistent_in_memory(bs, entry->name)) {
+    if (!qcow2_shell_is_persistent(bs, entry->name)) {
         warn_report("Bitmap '%s' in '%s' is inconsistent: there is another "
                     "bitmap of this name in memory", entry->name, bs->filename);
         error_free(local_err);
@@ -350,6 +334,7 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
         bool in_use = is_in_use(rwb, entry, i);
         BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, entry->name);
 
+        entry->loaded = true;
         stale |= !in_use;
         if (!bitmap) {
             load_bitmap(bs, entry, trusted && !in_use, &checksum);

@@ -24,6 +24,7 @@
 typedef struct Qcow2ShellEntry {
     char *name;
     uint32_t flags;             /* QCOW2_SHELL_BITMAP_* */
+    bool loaded;                /* it was there when the image was opened */
     uint8_t granularity_bits;
     uint64_t table_offset;      /* in bs->file */
     uint32_t table_size;        /* number of entries of 8 bytes */

@@ -40,6 +40,21 @@ bool qcow2_shell_is_to_be_stored(BdrvDirtyBitmap *bitmap)
     return bdrv_dirty_bitmap_get_persistence(bitmap) && is_usable(bitmap);
 }
 
+bool qcow2_shell_is_persistent(BlockDriverState *bs, const char *name)
+{
+    BlockDirtyInfoList *list = bdrv_query_dirty_bitmaps(bs);
+    BlockDirtyInfoList *item;
+    bool persistent = false;
+
+    for (item = list; item; item = item->next) {
+        if (item->value->name && !strcmp(item->value->name, name)) {
+            persistent = item->value->persistent;
+        }
+    }
+    qapi_free_BlockDirtyInfoList(list);
+    return persistent;
+}
+
 /* The disk has grown since it was added */
 static bool is_too_large(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
 {
@@ -125,6 +140,7 @@ bool qcow2_shell_can_be_covered(BlockDriverState *bs)
 static void copy_entry(Qcow2ShellEntry *entry, const Qcow2ShellEntry *old)
 {
     entry->flags = old->flags;
+    entry->loaded = old->loaded;
     entry->granularity_bits = old->granularity_bits;
     entry->table_offset = old->table_offset;
     entry->table_size = old->table_size;
@@ -223,6 +239,7 @@ store_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
     entry->flags = (recording ? QCOW2_SHELL_BITMAP_AUTO : 0) |
                    (mode->closing ? 0 : QCOW2_SHELL_BITMAP_IN_USE);
     entry->granularity_bits = ctz32(granularity);
+    entry->loaded = old && old->loaded;
     entry->table_size = table_size;
     entry->table = g_try_new0(uint64_t, table_size);
     entry->sums = g_try_new0(uint32_t, table_size);
@@ -326,9 +343,21 @@ store_all(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
     return first_ret;
 }
 
-/* Bitmaps that are not stored stay in the directory, so that all know them */
-static void keep_others(BlockDriverState *bs, Qcow2ShellStore *store)
+/* Migration takes it elsewhere, so that the image is not to have it any more */
+static bool is_handed_over(BlockDriverState *bs, const char *name)
 {
+    BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, name);
+
+    return bitmap && is_usable(bitmap) &&
+           !bdrv_dirty_bitmap_get_persistence(bitmap) &&
+           qcow2_shell_is_persistent(bs, name);
+}
+
+/* Bitmaps that are not stored stay in the directory, so that all know them */
+static void keep_others(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
+                        Qcow2ShellStore *store)
+{
+    bool inactivating = mode->closing && !mode->partly;
     const GPtrArray *old = qcow2_shell(bs)->directory;
     guint i;
 
@@ -337,6 +366,7 @@ static void keep_others(BlockDriverState *bs, Qcow2ShellStore *store)
         Qcow2ShellEntry *entry;
 
         if (old_entry->removed ||
+            (inactivating && is_handed_over(bs, old_entry->name)) ||
             qcow2_shell_directory_find(store->directory, old_entry->name)) {
             continue;
         }
@@ -346,7 +376,10 @@ static void keep_others(BlockDriverState *bs, Qcow2ShellStore *store)
     }
 }
 
-/* As the user knows them: where the log does not count, any order will do */
+/*
+ * As users know them: where the log does not count, any order will do.  Those
+ * that have come since the image was opened come last, the newest one first.
+ */
 static GPtrArray *in_old_order(BlockDriverState *bs, GPtrArray *directory)
 {
     const GPtrArray *old = qcow2_shell(bs)->directory;
@@ -358,11 +391,11 @@ static GPtrArray *in_old_order(BlockDriverState *bs, GPtrArray *directory)
         Qcow2ShellEntry *entry = qcow2_shell_directory_find(directory,
                                                             old_entry->name);
 
-        if (entry) {
+        if (entry && old_entry->loaded) {
             g_ptr_array_add(sorted, entry);
         }
     }
-    for (i = 0; i < directory->len; i++) {
+    for (i = directory->len; i-- > 0;) {
         Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
 
         if (!g_ptr_array_find(sorted, entry, NULL)) {
@@ -407,7 +440,7 @@ qcow2_shell_store_begin(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
     bitmap_ret = store_all(bs, mode, store, errp);
     ret = mode->partly && bitmap_ret != -EAGAIN ? 0 : bitmap_ret;
     if (ret == 0) {
-        keep_others(bs, store);
+        keep_others(bs, mode, store);
         ret = write_directory(bs, mode->closing, store);
         if (ret == 0) {
             ret = qcow2_write_caches(bs);

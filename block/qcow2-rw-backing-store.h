@@ -104,6 +104,12 @@ void qcow2_shell_report_too_large(BlockDriverState *bs);
 /* Is there a bitmap that the log can cover while the image is in use? */
 bool qcow2_shell_can_be_covered(BlockDriverState *bs);
 
+/*
+ * Is the bitmap of this name in memory persistent, whether it is to be stored
+ * or migrated?
+ */
+bool qcow2_shell_is_persistent(BlockDriverState *bs, const char *name);
+
 /* Would this bitmap be stored by an image that is closed? */
 bool qcow2_shell_is_to_be_stored(BdrvDirtyBitmap *bitmap);
 

@@ -44,7 +44,8 @@ class LoggedShell(Shell):
 
     def _cmd_killed(self, daemon: Daemon, victim: bool, command: str,
                     **arguments: Any) -> None:
-        with self._perhaps_killed(command, command if victim else ''):
+        moment = 'disable' if command == 'enable' else command
+        with self._perhaps_killed(moment, moment if victim else ''):
             daemon.cmd(f'block-dirty-bitmap-{command}', **arguments)
 
     def _plan(self, victim: str) -> List[Callable[[Daemon, str], None]]:
