@@ -588,6 +588,7 @@ class Shell:
                 self._use_img(victim)
             except Killed:
                 self._clean = False
+                self._crashed()
         if rng.random() < 0.2 and self._notices_foreign_writes():
             self.foreign_write()
         result = self.img('check', '-f', 'qcow2', self.path, fails=3)
