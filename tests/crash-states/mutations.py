@@ -68,7 +68,8 @@ MARKS = [
                '        ret = qcow2_shell_flush_file(bs, since);',
                '        ret = since ? 0 : -EIO;')]),
     Mutation('a write does not wait for its mark', [
-        change('log-commit', 'if (!durable || renew) {', 'if (renew) {')]),
+        change('log-commit', 'if (!durable || renew) {',
+               'if ((!durable && 0) || renew) {')]),
     Mutation('a write is not remembered for the next generation', [
         change('log-commit', 'if (log->next) {', 'if (log->next && 0) {')]),
     Mutation('a request that began before a checkpoint is not remembered '
