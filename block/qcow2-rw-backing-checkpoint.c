@@ -266,6 +266,8 @@ static int coroutine_mixed_fn GRAPH_RDLOCK finish(BlockDriverState *bs)
         rwb->pointer.log_armed = was_armed;
         return ret;
     }
+    /* Not for the header to tell: after a crash it was one like this before */
+    qcow2_shell_event(bs, QCOW2_SHELL_MARKED);
     if (log->phase == QCOW2_LOG_SWITCHING) {
         qcow2_log_settle(bs);
     } else if (!rwb->pointer.log_armed) {
