@@ -29,16 +29,19 @@
 /* Pages on their way to the file */
 typedef struct Batch {
     Qcow2LogId id;
+    uint64_t number;
     uint8_t *buf;
     DECLARE_BITMAP(pages, QCOW2_LOG_PAGES);
 } Batch;
 
 /* With log->lock held: they count as written, unless they are put back */
-static void take_dirty_pages(Qcow2LogMarks *marks, Batch *batch)
+static void take_dirty_pages(Qcow2Log *log, Batch *batch)
 {
+    Qcow2LogMarks *marks = log->marks;
     unsigned long page;
 
     batch->id = marks->id;
+    batch->number = ++log->batches;
     bitmap_copy(batch->pages, marks->dirty_pages, QCOW2_LOG_PAGES);
     for (page = find_first_bit(batch->pages, QCOW2_LOG_PAGES);
          page < QCOW2_LOG_PAGES;
@@ -76,7 +79,7 @@ int coroutine_mixed_fn qcow2_log_commit(BlockDriverState *bs, bool renew)
         return -ENOMEM;
     }
     WITH_QEMU_LOCK_GUARD(&log->lock) {
-        take_dirty_pages(log->marks, &batch);
+        take_dirty_pages(log, &batch);
     }
     ret = qcow2_log_area_write_pages(bs, batch.id.generation, batch.buf,
                                      batch.pages);
@@ -92,8 +95,14 @@ int coroutine_mixed_fn qcow2_log_commit(BlockDriverState *bs, bool renew)
     }
     if (ret < 0) {
         put_back(log, &batch);
-    } else if (renew) {
-        qatomic_set(&log->lease_end, end);
+    } else {
+        WITH_QEMU_LOCK_GUARD(&log->lock) {
+            log->good_batch = batch.number;
+            log->good_id = batch.id;
+        }
+        if (renew) {
+            qatomic_set(&log->lease_end, end);
+        }
     }
     trace_qcow2_log_commit(bs, batch.id.generation,
                            bitmap_count_one(batch.pages, QCOW2_LOG_PAGES),
@@ -107,6 +116,12 @@ typedef struct Touch {
     unsigned int chunk_bits;
     uint64_t offset;
     uint64_t bytes;
+
+    /* When it was entered: so many batches had been taken, of this generation */
+    uint64_t batches;
+    Qcow2LogId id;
+    /* and this one was about to follow it */
+    Qcow2LogId next_id;
 } Touch;
 
 /* With log->lock held */
@@ -129,16 +144,36 @@ static Touch extend_to_chunks(BlockDriverState *bs, Qcow2Log *log,
         .chunk_bits = chunk_bits,
         .offset     = (uint64_t)first << chunk_bits,
         .bytes      = (uint64_t)(last - first + 1) << chunk_bits,
+        .batches    = log->batches,
+        .id         = log->marks ? log->marks->id : (Qcow2LogId) { },
+        .next_id    = log->next ? log->next->id : (Qcow2LogId) { },
     };
+}
+
+static bool is_same_id(Qcow2LogId a, Qcow2LogId b)
+{
+    return a.nonce == b.nonce && a.generation == b.generation;
+}
+
+/* Have all marks that were entered before @touch been written since? */
+static bool is_written(const Qcow2Log *log, const Touch *touch)
+{
+    return log->good_batch > touch->batches &&
+           is_same_id(log->good_id, log->marks->id) &&
+           (is_same_id(log->marks->id, touch->id) ||
+            is_same_id(log->marks->id, touch->next_id));
 }
 
 /*
  * Marks all chunks, in each generation that needs them.  With log->lock held.
- * Returns true if they are durable where this is asked for.
+ * Returns true if they are durable where this is asked for: nothing of their
+ * pages is left to be written, or they were written, and what is left is of
+ * others.
  */
 static bool mark(Qcow2Log *log, const Touch *touch)
 {
     uint32_t first, last;
+    bool changed;
 
     if (log->next) {
         qcow2_log_marks_range(log->next, touch->offset, touch->bytes, &first,
@@ -150,8 +185,9 @@ static bool mark(Qcow2Log *log, const Touch *touch)
     }
     qcow2_log_marks_range(log->marks, touch->offset, touch->bytes, &first,
                           &last);
-    qcow2_log_marks_set(log->marks, first, last);
-    return qcow2_log_marks_are_clean(log->marks, first, last);
+    changed = qcow2_log_marks_set(log->marks, first, last);
+    return qcow2_log_marks_are_clean(log->marks, first, last) ||
+           (!changed && is_written(log, touch));
 }
 
 /* With log->commit_lock held */

@@ -87,16 +87,19 @@ static unsigned int page_of(uint32_t chunk)
     return chunk / QCOW2_LOG_UNIT_CHUNKS / QCOW2_LOG_UNITS_PER_PAGE;
 }
 
-void qcow2_log_marks_set(Qcow2LogMarks *marks, uint32_t first, uint32_t last)
+bool qcow2_log_marks_set(Qcow2LogMarks *marks, uint32_t first, uint32_t last)
 {
+    bool changed = false;
     uint32_t i;
 
     for (i = first; i <= last; i++) {
         if (!test_mark(marks, i)) {
             marks->bits[i / 8] |= 1 << (i % 8);
             set_bit(page_of(i), marks->dirty_pages);
+            changed = true;
         }
     }
+    return changed;
 }
 
 bool qcow2_log_marks_are_clean(const Qcow2LogMarks *marks, uint32_t first,

@@ -82,8 +82,8 @@ void qcow2_log_marks_range(const Qcow2LogMarks *marks, uint64_t offset,
 bool qcow2_log_marks_test(const Qcow2LogMarks *marks, uint32_t first,
                           uint32_t last);
 
-/* Marks them. */
-void qcow2_log_marks_set(Qcow2LogMarks *marks, uint32_t first, uint32_t last);
+/* Marks them.  Returns false if they were marked before. */
+bool qcow2_log_marks_set(Qcow2LogMarks *marks, uint32_t first, uint32_t last);
 
 /* Are they, as far as they are marked, in the area? */
 bool qcow2_log_marks_are_clean(const Qcow2LogMarks *marks, uint32_t first,

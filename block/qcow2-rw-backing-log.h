@@ -48,6 +48,15 @@ struct Qcow2Log {
      */
     Qcow2LogGate *gate;
 
+    /*
+     * How often marks were taken to be written, and the last time that this has
+     * succeeded, with marks of which generation: all of its marks are durable
+     * that were entered before.
+     */
+    uint64_t batches;
+    uint64_t good_batch;
+    Qcow2LogId good_id;
+
     /* A sequential writer: last chunk that it has marked, and how far ahead */
     uint32_t ahead_last;
     uint32_t ahead;
