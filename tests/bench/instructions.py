@@ -129,7 +129,8 @@ def measure_one(client: Path, build: Path, scratch: Path,
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         place = Place(build, Path(name), SIZE)
         place.make_disk()
-        place.create(setting.subject)
+        # What a log adds to that has a table of its own
+        place.create(setting.subject, log=False)
         output = place.directory / 'callgrind'
         options = place.options(setting.subject, setting.storage)
         answers = talk(['valgrind', '--tool=callgrind',

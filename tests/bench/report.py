@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 import creation
 import instructions
+import log
 from subjects import (DATA_FILE, FILE, NULL, QCOW2, RAW, SHELL, SUBJECTS,
                       human)
 
@@ -90,6 +91,15 @@ def openclose_table(rows: Rows) -> str:
          for row in rows])
 
 
+def log_table(rows: Rows) -> str:
+    """What the write-intent log costs."""
+    return table(
+        ['what', 'unit', log.WITHOUT, log.WITH, 'goal', 'met'],
+        [[row['what'], row['unit'], figure(row[log.WITHOUT], 2),
+          figure(row[log.WITH], 2), row['goal'],
+          {True: 'yes', False: 'no', None: ''}[row['met']]] for row in rows])
+
+
 def guard_table(rows: Rows) -> str:
     """What the guard costs."""
     names = ('open_ms', 'close_ms', 'cpu_ms')
@@ -124,6 +134,7 @@ TABLES = {
     'creation': ('creation', every, 'Creation and growth', creation_table),
     'openclose': ('openclose', every, 'Opening and closing with bitmaps',
                   openclose_table),
+    'log': ('log', every, 'The write-intent log', log_table),
     'guard': ('guard', every, 'The guard', guard_table),
 }
 SECTIONS = list(dict.fromkeys(section for section, *_ in TABLES.values()))
@@ -218,13 +229,21 @@ def _openclose_goals(rows: Rows) -> list[list[str]]:
                                   ('all bits set', unstored)) if times)]
 
 
+def _log_goals(rows: Rows) -> list[list[str]]:
+    return [[f'log: {row["what"]}, {row["goal"]}',
+             f'{row[log.WITHOUT]:g} -> {row[log.WITH]:g} {row["unit"]}',
+             'yes' if row['met'] else 'no']
+            for row in rows if row['goal']]
+
+
 def _goal(what: str, value: float, met: bool) -> list[str]:
     return [what, f'{value:.3f}'.rstrip('0').rstrip('.'),
             'yes' if met else 'no']
 
 
 GOALS = {'instructions': _instruction_goals, 'throughput': _throughput_goals,
-         'creation': _creation_goals, 'openclose': _openclose_goals}
+         'creation': _creation_goals, 'openclose': _openclose_goals,
+         'log': _log_goals}
 
 
 def goals_table(results: Results) -> str:
@@ -252,6 +271,7 @@ def missed(results: Results) -> list[str]:
     and what else it does."""
     result = []
     for section, find in (('instructions', instructions.missed),
-                          ('creation', creation.missed)):
+                          ('creation', creation.missed),
+                          ('log', log.missed)):
         result += find(results.get(section, {}).get('rows', []))
     return result

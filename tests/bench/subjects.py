@@ -60,18 +60,19 @@ class Place:
             stream.truncate(self.size)
 
     def create(self, subject: str, allocated: bool = True,
-               disk_format: str = RAW) -> None:
+               disk_format: str = RAW, log: bool = True) -> None:
         """
         Make the image of @subject anew; the sparse file must be there, of
         @disk_format.  The metadata of a qcow2 image are complete if it is to
-        be @allocated.
+        be @allocated; a shell has a write-intent @log or not.
         """
         if subject == RAW:
             return
         image = self.image(subject)
         image.unlink(missing_ok=True)
         options = {SHELL: f'rw-backing={self.disk},'
-                          f'rw-backing-fmt={disk_format}',
+                          f'rw-backing-fmt={disk_format},'
+                          f'rw-backing-log={"on" if log else "off"}',
                    DATA_FILE: f'data_file={self.disk},data_file_raw=on',
                    QCOW2: 'preallocation=' + ('metadata' if allocated
                                               else 'off')}[subject]
