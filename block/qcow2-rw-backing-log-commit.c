@@ -117,7 +117,7 @@ typedef struct Touch {
     uint64_t offset;
     uint64_t bytes;
 
-    /* When it was entered: so many batches had been taken, of this generation */
+    /* When it was entered: how many batches had been taken, which generation */
     uint64_t batches;
     Qcow2LogId id;
     /* and this one was about to follow it */

@@ -487,6 +487,24 @@ free_old_clusters(BlockDriverState *bs, const GPtrArray *old, GPtrArray *new)
     }
 }
 
+/* What was removed while the new directory was on its way is in it, too */
+static void pass_on_removals(BlockDriverState *bs, const GPtrArray *old,
+                             GPtrArray *new)
+{
+    guint i;
+
+    for (i = 0; i < old->len; i++) {
+        const Qcow2ShellEntry *old_entry = g_ptr_array_index(old, i);
+        Qcow2ShellEntry *entry = qcow2_shell_directory_find(new,
+                                                            old_entry->name);
+
+        if (entry && old_entry->removed &&
+            !bdrv_find_dirty_bitmap(bs, entry->name)) {
+            entry->removed = true;
+        }
+    }
+}
+
 int coroutine_mixed_fn
 qcow2_shell_store_finish(BlockDriverState *bs, Qcow2ShellStore *store)
 {
@@ -524,6 +542,7 @@ qcow2_shell_store_finish(BlockDriverState *bs, Qcow2ShellStore *store)
         qcow2_free_clusters(bs, old_offset, old_size, QCOW2_DISCARD_OTHER);
     }
     free_old_clusters(bs, rwb->directory, store->directory);
+    pass_on_removals(bs, rwb->directory, store->directory);
     g_ptr_array_unref(rwb->directory);
     rwb->directory = g_steal_pointer(&store->directory);
     rwb->stored_changes = store->changes;
