@@ -397,10 +397,11 @@ static int coroutine_fn GRAPH_RDLOCK checkpoint(BlockDriverState *bs,
     }
     if (log->phase == QCOW2_LOG_IDLE &&
         !qcow2_shell_state_may_write(&qcow2_shell(bs)->state)) {
-        /* The next request that writes opens the gate first */
-        return 0;
+        error_setg(errp, "The header of '%s' is not up to date, which the next "
+                   "write has to change first", bs->filename);
+        ret = -EIO;
     }
-    if (log->pending.directory) {
+    if (ret == 0 && log->pending.directory) {
         ret = finish_pending(bs, errp);
     }
     if (ret == 0) {
