@@ -22,6 +22,8 @@ class Mutation(NamedTuple):
     # What finds it: shells with a write-intent log, no bitmap of which may be
     # lost, or those without one
     log: bool = True
+    # Flushes fail
+    faults: bool = False
 
 
 def change(room: str, old: str, new: str) -> Change:
@@ -80,7 +82,7 @@ MARKS = [
                         '')]),
     Mutation('what is cut off gets no mark', [
         change('', 'ret = write_gate(bs, offset, MAX(old_size - offset, 1));',
-               'ret = 0;')]),
+               'ret = old_size < 0 ? write_gate(bs, offset, 1) : 0;')]),
 ]
 
 CHECKPOINT = [
@@ -89,12 +91,9 @@ CHECKPOINT = [
                'ret = 0 && wait_for_older_writes(bs);')]),
     Mutation('bitmaps become durable before what was backed up', [
         change('checkpoint', 'ret = qcow2_shell_flush_disk(bs);', 'ret = 0;')]),
-    Mutation('commands during a checkpoint are not noticed', [
+    Mutation('what changes bitmaps during a checkpoint is not noticed', [
         change('store', 'return bs->dirty_bitmap_changes != store->changes;',
-               'return false;')]),
-    Mutation('what a transaction may undo is stored', [
-        change('store', 'if (!mode->closing && '
-               'bdrv_dirty_bitmap_transaction_active()) {', 'if (0) {')]),
+               'return false;')], faults=True),
     Mutation('what a command has changed is taken for stored', [
         change('store', '        qcow2_shell(bs)->stored_changes != '
                'bs->dirty_bitmap_changes ||\n', '')]),
@@ -109,6 +108,12 @@ CHECKPOINT = [
                '\n                     '
                'bdrv_dirty_bitmap_has_successor(bitmap);',
                'bool recording = bdrv_dirty_bitmap_enabled(bitmap);')]),
+    Mutation('a removal during a checkpoint is forgotten', [
+        change('store', 'if (entry && old_entry->removed &&',
+               'if (0 && entry && old_entry->removed &&')]),
+    Mutation('what is written while a transaction is undone is forgotten', [
+        Change('block/dirty-bitmap.c', '    if (recorder) {\n        '
+               'hbitmap_merge', '    if (0) {\n        hbitmap_merge')]),
     Mutation('the superblock comes with the next one', [
         change('checkpoint',
                'int ret = qcow2_log_area_write_super(bs, &super);',

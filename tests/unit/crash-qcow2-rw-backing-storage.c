@@ -12,7 +12,8 @@
  * - A write is safe when a flush has succeeded that began after the write had
  *   ended.
  * - Of any other write that has begun, anything between nothing and all sectors
- *   may be there, each sector by itself.
+ *   may be there, each sector by itself, and parts of sectors, except of the
+ *   header.
  * - A write from before a flush that has failed never becomes safe: the storage
  *   may have dropped it, and a later flush may succeed over it.
  *
@@ -117,6 +118,7 @@ int gettimeofday(struct timeval *restrict tv, void *restrict tz)
 void crash_image_init(CrashImage *image, bool is_shell)
 {
     image->len = 0;
+    image->torn = false;
     image->bytes = is_shell ? g_malloc0(CRASH_SHELL_MAX) : NULL;
     image->stamps = is_shell ? NULL : g_new0(uint32_t, CRASH_DISK_MAX / SECTOR);
 }
@@ -130,6 +132,7 @@ void crash_image_destroy(CrashImage *image)
 void crash_image_copy(CrashImage *to, const CrashImage *from)
 {
     to->len = from->len;
+    to->torn = from->torn;
     if (from->bytes) {
         memcpy(to->bytes, from->bytes, from->len);
     } else {
@@ -356,9 +359,13 @@ static int coroutine_fn request_run(CrashRequest *req)
         if (file->fail_flush && crash_one_in(file->fail_flush)) {
             req->failed = file->flush_has_failed = true;
         }
+    } else if (file == &crash_shell && req->offset == 0) {
+        /* The header, so that there are writes while nobody knows which */
+        req->hold = crash_one_in(2) ? crash_random(80) : 0;
     } else {
         req->hold = crash_one_in(8) ? crash_random(20) : 0;
     }
+    file->begun++;
     record(req, false);
     g_ptr_array_add(pending, req);
     qemu_bh_schedule(pending_bh);
@@ -388,8 +395,22 @@ static CrashFile *memory_file(BlockDriverState *bs)
     return *(CrashFile **)bs->opaque;
 }
 
+static void coroutine_fn wait_for_checkpoint(void)
+{
+    uint64_t end = crash_shell.begun + crash_random(60);
+
+    crash_skip_time(60);
+    for (int i = 0; i < 3000 && crash_shell.begun < end; i++) {
+        aio_co_schedule(qemu_get_aio_context(), qemu_coroutine_self());
+        qemu_coroutine_yield();
+    }
+}
+
 static int64_t coroutine_fn memory_co_getlength(BlockDriverState *bs)
 {
+    if (memory_file(bs)->slow) {
+        wait_for_checkpoint();
+    }
     return memory_file(bs)->image.len;
 }
 
@@ -657,6 +678,17 @@ void crash_left_next(CrashLeft *left, int64_t number)
     }
 }
 
+/* The part of @req from the @from'th byte of a sector on to the @to'th one */
+static void write_sector(CrashImage *image, const CrashRequest *req,
+                         uint64_t sector, uint64_t from, uint64_t to)
+{
+    from = MAX(sector * SECTOR + from, req->offset);
+    to = MIN(sector * SECTOR + to, req->offset + req->bytes);
+    if (from < to) {
+        image_write(image, req, from, to);
+    }
+}
+
 static void apply_torn(CrashImage *image, const CrashRequest *req,
                        CrashTear tear)
 {
@@ -668,11 +700,15 @@ static void apply_torn(CrashImage *image, const CrashRequest *req,
         if (req->superseded && test_bit(i, req->superseded)) {
             continue;
         }
-        if (tear == CRASH_ALL ? true : tear == CRASH_FRONT ? i < cut :
-            tear == CRASH_END ? i >= cut : crash_one_in(2)) {
-            image_write(image, req, MAX((first + i) * SECTOR, req->offset),
-                        MIN((first + i + 1) * SECTOR,
-                            req->offset + req->bytes));
+        if (tear == CRASH_BYTES && image->bytes && first > 0) {
+            /* Nothing but the header relies on whole sectors */
+            image->torn = true;
+            write_sector(image, req, first + i,
+                         crash_one_in(2) ? 0 : crash_random(SECTOR / 8) * 8,
+                         SECTOR - crash_random(SECTOR / 8) * 8);
+        } else if (tear == CRASH_ALL ? true : tear == CRASH_FRONT ? i < cut :
+                   tear == CRASH_END ? i >= cut : crash_one_in(2)) {
+            write_sector(image, req, first + i, 0, SECTOR);
         }
     }
 }

@@ -78,7 +78,8 @@ static bool may_be_dirty(const CrashFound *found, uint64_t block,
             return true;
         }
     }
-    return flush_has_failed();
+    return flush_has_failed() || crash_left_shell.image.torn ||
+           crash_shell.image.torn;
 }
 
 CrashBitmap *crash_bitmap_new(const char *name, uint32_t granularity)

@@ -138,10 +138,17 @@ static void guest_grant(unsigned n)
     }
 }
 
+/* As the main loop: timers of the AioContext are not all of them */
+static void poll_main(bool blocking)
+{
+    aio_poll(qemu_get_aio_context(), blocking);
+    qemu_clock_run_all_timers();
+}
+
 static void poll_until(bool (*done)(void))
 {
     while (!done()) {
-        aio_poll(qemu_get_aio_context(), true);
+        poll_main(true);
     }
 }
 
@@ -264,7 +271,7 @@ command(const char *name, const char *args, ...)
         aio_co_enter(qemu_get_aio_context(),
                      qemu_coroutine_create(command_entry, &cmd));
         while (!cmd.done) {
-            aio_poll(qemu_get_aio_context(), true);
+            poll_main(true);
         }
     } else {
         command_entry(&cmd);
@@ -383,7 +390,7 @@ static CrashBitmap *any_bitmap_that_records(bool records,
 static uint32_t any_granularity(void)
 {
     static const uint32_t granularities[] = {
-        512, 4 * KiB, 64 * KiB, 64 * KiB, 64 * KiB, 1 * MiB
+        512, 512, 4 * KiB, 64 * KiB, 64 * KiB, 64 * KiB, 1 * MiB
     };
 
     return granularities[crash_random(ARRAY_SIZE(granularities))];
@@ -589,6 +596,18 @@ static void do_succeed(void)
     set_added(new, worked, true);
 }
 
+static void open_node(const char *name, const char *node,
+                      BlockDriverState **bs)
+{
+    QDict *dict = qdict_new();
+
+    qdict_put_str(dict, "driver", "crash-memory");
+    qdict_put_str(dict, "name", name);
+    qdict_put_str(dict, "node-name", node);
+    qdict_put_str(dict, "discard", "unmap");
+    *bs = bdrv_open(NULL, NULL, dict, BDRV_O_RDWR, &error_abort);
+}
+
 /* A transaction whose last action fails */
 static void do_undo(void)
 {
@@ -612,6 +631,32 @@ static void do_undo(void)
         crash_fail(crash_now(), "A transaction was not undone");
     }
     set_added(new, false, true);
+}
+
+/* The same while another action takes so long that a checkpoint is due */
+static void do_undo_slowly(void)
+{
+    CrashBitmap *bitmap = any_bitmap_that_records(true, NULL);
+    BlockDriverState *source_bs, *target_bs;
+
+    if (!bitmap) {
+        return;
+    }
+    crash_target.image.len = SECTOR;
+    open_node("target", "slow", &source_bs);
+    open_node("target", "target", &target_bs);
+    crash_target.slow = true;
+    if (command("transaction", "{'actions': ["
+                "{'type': 'block-dirty-bitmap-clear', 'data': "
+                "{'node': 'shell', 'name': %s}},"
+                "{'type': 'blockdev-backup', 'data': {'job-id': 'slow', "
+                "'device': 'slow', 'target': 'target', 'sync': 'full'}},"
+                "{'type': 'abort', 'data': {}}]}", bitmap->name)) {
+        crash_fail(crash_now(), "A transaction was not undone");
+    }
+    crash_target.slow = false;
+    bdrv_unref(target_bs);
+    bdrv_unref(source_bs);
 }
 
 /* A bitmap that was to be removed, and is as before */
@@ -688,30 +733,41 @@ static void do_shrink_and_grow(void)
     do_grow();
 }
 
-/* A checkpoint begins by itself, and goes on while the guest writes */
+/*
+ * A checkpoint begins by itself, and has come to some point afterwards: all of
+ * them are less than @requests to the shell away.  The guest goes on.
+ */
+static void run_checkpoint(unsigned requests)
+{
+    uint64_t end = crash_shell.begun + 1 + crash_random(requests);
+
+    if (!has_checkpoints) {
+        return;
+    }
+    crash_note("wait");
+    crash_skip_time(CHECKPOINT_SECONDS + 1);
+    for (int i = 0; i < 1500 && crash_shell.begun < end; i++) {
+        if (crash_one_in(16)) {
+            guest_grant(1);
+        }
+        poll_main(false);
+    }
+}
+
+/* One checkpoint after the other, so that they share what has not changed */
 static void do_wait(void)
 {
-    if (has_checkpoints) {
-        crash_note("wait");
-        crash_skip_time(CHECKPOINT_SECONDS + 1);
-        guest_run(crash_random(12));
-        guest_run(crash_random(12));
+    bool fast = crash_one_in(2);
+
+    for (int n = 1 + crash_random(fast ? 8 : 4); n > 0; n--) {
+        run_checkpoint(fast ? 25 : 60);
+        if (!fast && crash_one_in(2)) {
+            poll_until(guest_is_idle);
+        }
     }
 }
 
 /* Backups */
-
-static void open_node(const char *name, const char *node,
-                      BlockDriverState **bs)
-{
-    QDict *dict = qdict_new();
-
-    qdict_put_str(dict, "driver", "crash-memory");
-    qdict_put_str(dict, "name", name);
-    qdict_put_str(dict, "node-name", node);
-    qdict_put_str(dict, "discard", "unmap");
-    *bs = bdrv_open(NULL, NULL, dict, BDRV_O_RDWR, &error_abort);
-}
 
 static bool job_has_concluded(void)
 {
@@ -731,6 +787,7 @@ static int64_t wait_for_backup(const CrashBitmap *bitmap)
     int64_t before = crash_now();
     unsigned cancel_at = crash_one_in(4) ? crash_random(200) : UINT_MAX;
     unsigned clear_at = crash_random(100);
+    unsigned wait_at = crash_random(20);
     unsigned steps = 0;
 
     while (!job_has_concluded()) {
@@ -751,10 +808,14 @@ static int64_t wait_for_backup(const CrashBitmap *bitmap)
                 set_cleared(other);
             }
         }
+        if (steps == wait_at) {
+            run_checkpoint(60);
+        }
         if (crash_one_in(4)) {
             guest_grant(1);
         }
-        aio_poll(qemu_get_aio_context(), true);
+        /* It may have ended in the checkpoint, with nothing left to wait for */
+        poll_main(steps != wait_at);
         steps++;
     }
     return before;
@@ -1008,14 +1069,30 @@ static void forget_lost(void)
     }
 }
 
+static bool storage_fails(void)
+{
+    return crash_disk.fail_flush || crash_disk.flush_has_failed;
+}
+
 static void session(void)
 {
     static void (*const actions[])(void) = {
         do_add, do_add, do_remove, do_clear, do_merge, do_move, do_disable,
-        do_enable, do_succeed, do_undo, do_undo_removal, do_shrink, do_grow,
-        do_shrink_and_grow, do_backup, do_backup, do_reopen, do_inactivate,
-        do_wait, do_wait,
+        do_enable, do_succeed, do_undo, do_undo_slowly, do_undo_removal,
+        do_shrink, do_grow,
+        do_shrink_and_grow, do_backup, do_backup, do_reopen,
+        do_inactivate, do_wait, do_wait, do_wait,
     };
+
+    /*
+     * If the disk fails, commands may not be durable with a log: these leave
+     * nothing that is wrong then.
+     */
+    static void (*const faulty_actions[])(void) = {
+        do_add, do_clear, do_backup, do_backup, do_wait, do_wait, do_undo,
+        do_undo_slowly, do_reopen, do_inactivate,
+    };
+    bool restricted = has_log && storage_fails();
 
     guest_start();
     for (int n = 1 + crash_random(5); n > 0; n--) {
@@ -1024,9 +1101,16 @@ static void session(void)
             poll_until(guest_is_idle);
         }
         forget_lost();
+        if (crash_one_in(3)) {
+            run_checkpoint(40);
+        }
         /* These begin while the command runs */
         guest_grant(crash_random(8));
-        actions[crash_random(ARRAY_SIZE(actions))]();
+        if (restricted) {
+            faulty_actions[crash_random(ARRAY_SIZE(faulty_actions))]();
+        } else {
+            actions[crash_random(ARRAY_SIZE(actions))]();
+        }
     }
     guest_run(crash_random(12));
     guest_end();
@@ -1040,9 +1124,11 @@ void crash_workload_run(const CrashOptions *opts)
     guest_area = crash_one_in(2) ? CRASH_DISK_MAX
                                  : (1 + crash_random(2)) * MiB;
     crash_shell.recorded = crash_disk.recorded = true;
-    crash_disk.fail_flush = opts->faults ? 10 : 0;
-    crash_shell.fail_flush = opts->faults && crash_one_in(2) ? 10 : 0;
-    for (int n = 1 + crash_random(3); n > 0; n--) {
+    /* A job lasts for some time */
+    crash_target.recorded = true;
+    crash_disk.fail_flush = opts->faults && !has_log ? 10 : 0;
+    crash_shell.fail_flush = crash_disk.fail_flush && crash_one_in(2) ? 10 : 0;
+    for (int n = 1 + crash_random(3) + (has_log && opts->faults); n > 0; n--) {
         if (!open_image()) {
             continue;
         }
@@ -1051,8 +1137,14 @@ void crash_workload_run(const CrashOptions *opts)
         forget_lost();
         session();
         close_image();
+        /*
+         * With a log, there have to be bitmaps before the disk fails; and if
+         * the shell does, it may be believed although it cannot be written.
+         */
+        crash_disk.fail_flush = opts->faults ? 10 : 0;
     }
     crash_shell.recorded = crash_disk.recorded = false;
+    crash_target.recorded = false;
 }
 
 /* Beginnings */
@@ -1083,7 +1175,7 @@ static void fill_disk(void)
 
 void crash_workload_create(bool with_log)
 {
-    static const uint32_t cluster_sizes[] = { 512, 4 * KiB, 64 * KiB };
+    static const uint32_t cluster_sizes[] = { 512, 512, 4 * KiB, 64 * KiB };
     BlockdevRef file = { .type = QTYPE_QSTRING, .u.reference = (char *)"file" };
     BlockdevRef rwb = { .type = QTYPE_QSTRING, .u.reference = (char *)"disk" };
     Creation creation = {
@@ -1104,6 +1196,7 @@ void crash_workload_create(bool with_log)
     fill_disk();
     has_log = with_log;
     crash_shell.image.len = 0;
+    crash_shell.image.torn = false;
     creation.options.u.qcow2.size = crash_disk.image.len;
     bitmap_names = 0;
     crash_truth_clear();

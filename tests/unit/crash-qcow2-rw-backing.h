@@ -53,6 +53,8 @@ typedef struct CrashImage {
     uint64_t len;
     /* Bytes of a shell, or NULL */
     uint8_t *bytes;
+    /* Parts of sectors were lost: where marks were, anything may be dirty */
+    bool torn;
     /* Content of the sectors of a disk, or NULL */
     uint32_t *stamps;
 } CrashImage;
@@ -99,6 +101,10 @@ struct CrashFile {
     unsigned fail_flush;
     /* Since the last restart */
     bool flush_has_failed;
+    /* Whoever asks for its length waits until a checkpoint may have been */
+    bool slow;
+    /* How many requests were recorded */
+    uint64_t begun;
     CrashImage image;
 };
 
@@ -169,6 +175,8 @@ typedef enum CrashTear {
     CRASH_FRONT,
     CRASH_END,
     CRASH_ANY,
+    /* Parts of sectors */
+    CRASH_BYTES,
     CRASH_TEAR__MAX,
 } CrashTear;
 

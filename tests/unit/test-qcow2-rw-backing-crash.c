@@ -332,7 +332,7 @@ static void describe(const char *name, const CrashLeft *left,
                      const CrashTear *tears)
 {
     static const char *const words[] = {
-        "nothing", "all", "its front", "its end", "parts"
+        "nothing", "all", "its front", "its end", "parts", "bytes"
     };
 
     for (int i = 0; i < left->loose->len; i++) {
@@ -396,12 +396,17 @@ static void crash(const CrashLeft *shell, const CrashLeft *disk,
     }
 }
 
-/* Is anything different after this event? */
+/* Is anything different after this event?  All in all, some STATES of them */
 static int how_many_crashes(int64_t number, int64_t events)
 {
     const CrashEvent *event = crash_event(number);
     int usual = MAX(1, STATES / events / 3);
 
+    /* All of the beginning, where a state is that a crash before has left */
+    if (number > 100 && events > STATES / 3 &&
+        crash_random(events) > STATES / 3) {
+        return 0;
+    }
     if (!event->req) {
         return usual;
     }
@@ -411,14 +416,77 @@ static int how_many_crashes(int64_t number, int64_t events)
     return crash_one_in(2) ? usual : 0;
 }
 
+static bool is_header_write(const CrashRequest *req)
+{
+    return req->file == &crash_shell && req->type == CRASH_WRITE &&
+           req->offset == 0;
+}
+
+/*
+ * Beginning with event @number, looks for a header that takes so long that
+ * meanwhile a mark becomes durable, and a guest writes.  Returns when it has,
+ * or -1.
+ */
+static int64_t find_slow_header(int64_t number)
+{
+    /* Ends of the steps, each of which begins after the one before has ended */
+    enum { HEADER, MARK, FLUSH, STEPS };
+    int64_t ends[STEPS] = { INT64_MAX, INT64_MAX, INT64_MAX };
+
+    for (; number < crash_now(); number++) {
+        const CrashEvent *event = crash_event(number);
+        const CrashRequest *req = event->req;
+
+        if (!req) {
+            continue;
+        }
+        if (is_header_write(req)) {
+            /* Once it is there, the next flush makes it durable */
+            ends[HEADER] = event->completed ? INT64_MAX : number;
+            ends[MARK] = ends[FLUSH] = INT64_MAX;
+        } else if (!event->completed) {
+            continue;
+        } else if (req->file == &crash_shell) {
+            if (req->type == CRASH_WRITE && req->submitted > ends[HEADER]) {
+                ends[MARK] = MIN(ends[MARK], number);
+            } else if (req->type == CRASH_FLUSH &&
+                       req->submitted > ends[MARK]) {
+                ends[FLUSH] = MIN(ends[FLUSH], number);
+            }
+        } else if (req->file == &crash_disk && req->type == CRASH_WRITE &&
+                   req->submitted > ends[FLUSH]) {
+            return number;
+        }
+    }
+    return -1;
+}
+
+/* All that was done is there, apart from the last header */
+static CrashTear *tears_without_header(const CrashLeft *left)
+{
+    CrashTear *tears = g_new0(CrashTear, left->loose->len);
+
+    for (int i = 0; i < left->loose->len; i++) {
+        const CrashRequest *req = left->loose->pdata[i];
+
+        tears[i] = req->completed == -1 || is_header_write(req)
+            ? CRASH_NOTHING : CRASH_ALL;
+    }
+    return tears;
+}
+
 /* All crashes of one workload; returns one to go on with: after how many */
 static int64_t enumerate(void)
 {
     int64_t events = crash_now();
     int64_t chosen = crash_random(events);
+    int64_t slow_header = crash_one_in(2) ? find_slow_header(0) : -1;
     CrashLeft shell, disk;
     CrashImage chosen_shell, chosen_disk;
 
+    if (slow_header != -1) {
+        chosen = slow_header;
+    }
     cache_clear();
     crash_image_init(&chosen_shell, true);
     crash_image_init(&chosen_disk, false);
@@ -433,8 +501,11 @@ static int64_t enumerate(void)
             crash(&shell, &disk, i + 1, n);
         }
         if (i == chosen) {
-            make_state(i + 1, "power failure", &shell, choose_tears(&shell),
-                       &disk, choose_tears(&disk));
+            make_state(i + 1, "power failure", &shell,
+                       slow_header == -1 ? choose_tears(&shell)
+                                         : tears_without_header(&shell),
+                       &disk, slow_header == -1 ? choose_tears(&disk)
+                                                : tears_without_header(&disk));
             crash_image_copy(&chosen_shell, &crash_left_shell.image);
             crash_image_copy(&chosen_disk, &crash_left_disk.image);
         }
