@@ -43,12 +43,15 @@ check-upstream: all
 ROUNDS = 300
 crash: all
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS)
+	tests/crash/run --build $(BUILD) --rounds $(ROUNDS) --log
 
 STATES = 100000
 crash-states: all
 	$(NINJA) tests/unit/test-qcow2-rw-backing-crash
 	tests/crash-states/run --build $(BUILD) --states $(STATES)
 	tests/crash-states/run --build $(BUILD) --states $(STATES) --log
+	tests/crash-states/run --build $(BUILD) --states $(STATES) --log \
+	    --faults
 
 damage-table: all
 	scripts/damage-table $(BUILD)
