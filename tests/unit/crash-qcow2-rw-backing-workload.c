@@ -781,10 +781,12 @@ static bool job_has_worked(void)
     return job_get_locked("backup")->ret == 0;
 }
 
-/* Returns when it was seen last that the job had not ended yet */
-static int64_t wait_for_backup(const CrashBitmap *bitmap)
+/*
+ * Returns when it was seen last that the job had not ended yet; @before is when
+ * it was not there yet
+ */
+static int64_t wait_for_backup(const CrashBitmap *bitmap, int64_t before)
 {
-    int64_t before = crash_now();
     unsigned cancel_at = crash_one_in(4) ? crash_random(200) : UINT_MAX;
     unsigned clear_at = crash_random(100);
     unsigned wait_at = crash_random(20);
@@ -837,6 +839,7 @@ static void do_backup(void)
     memcpy(crash_target.image.stamps, crash_truth_last(bitmap)->base,
            CRASH_DISK_MAX / SECTOR * sizeof(uint32_t));
     open_node("target", "target", &target_bs);
+    before = crash_now();
     if (!command("blockdev-backup", "{'job-id': 'backup', 'device': 'shell', "
                  "'target': 'target', 'sync': 'bitmap', 'bitmap': %s, "
                  "'bitmap-mode': %s, 'auto-dismiss': false}", bitmap->name,
@@ -845,7 +848,7 @@ static void do_backup(void)
         bdrv_unref(target_bs);
         return;
     }
-    before = wait_for_backup(bitmap);
+    before = wait_for_backup(bitmap, before);
     if (clears && job_has_worked()) {
         /* The bitmap was changed at some time since then */
         truth = crash_truth_next(bitmap);
