@@ -129,6 +129,7 @@ static char *build_shell(BlockdevCreateOptionsQcow2 *opts,
 {
     size_t cluster_size = opts->cluster_size;
     uint64_t refcount_table_entry = cpu_to_be64(2 * cluster_size);
+    uint32_t l1_size = qcow2_shell_l1_size(opts->size, ctz32(cluster_size));
     g_autofree char *buf = NULL;
     QCowHeader *header;
 
@@ -143,6 +144,8 @@ static char *build_shell(BlockdevCreateOptionsQcow2 *opts,
         .version                    = cpu_to_be32(3),
         .cluster_bits               = cpu_to_be32(ctz32(cluster_size)),
         .size                       = cpu_to_be64(opts->size),
+        .l1_size                    = cpu_to_be32(l1_size),
+        .l1_table_offset            = cpu_to_be64(QCOW2_SHELL_L1_OFFSET),
         .refcount_table_offset      = cpu_to_be64(cluster_size),
         .refcount_table_clusters    = cpu_to_be32(1),
         .incompatible_features      = cpu_to_be64(QCOW2_INCOMPAT_RW_BACKING),

@@ -69,7 +69,7 @@ static bool check_fields(BlockDriverState *bs, const QCowHeader *header,
         surplus = "backing file";
     } else if (header->crypt_method) {
         surplus = "encryption";
-    } else if (header->l1_size || header->l1_table_offset) {
+    } else if (header->l1_table_offset != QCOW2_SHELL_L1_OFFSET) {
         surplus = "L1 table";
     } else if (header->nb_snapshots) {
         surplus = "internal snapshots";
@@ -348,6 +348,15 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
 
 /* Writing */
 
+uint32_t qcow2_shell_l1_size(uint64_t size, unsigned int cluster_bits)
+{
+    /* Of an entry: an L2 table is a cluster of entries with 8 bytes each */
+    unsigned int bits = 2 * cluster_bits - 3;
+    uint64_t entries = DIV_ROUND_UP(size, UINT64_C(1) << bits);
+
+    return MIN(MAX(entries, 1), QCOW_MAX_L1_SIZE / L1E_SIZE);
+}
+
 /*
  * Room that the header needs for what comes and goes with bitmaps: the guard,
  * the bitmaps extension and the end of the extensions, with 8 bytes each of
@@ -488,12 +497,15 @@ static int serialize_header(BlockDriverState *bs, char *buf)
 {
     BDRVQcow2State *s = bs->opaque;
     size_t header_length = sizeof(QCowHeader) + s->unknown_header_fields_size;
+    uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
     QCowHeader header = {
         .magic                  = cpu_to_be32(QCOW_MAGIC),
         .version                = cpu_to_be32(3),
         .cluster_bits           = cpu_to_be32(s->cluster_bits),
-        .size                   = cpu_to_be64(bs->total_sectors *
-                                              BDRV_SECTOR_SIZE),
+        .size                   = cpu_to_be64(size),
+        .l1_size                =
+            cpu_to_be32(qcow2_shell_l1_size(size, s->cluster_bits)),
+        .l1_table_offset        = cpu_to_be64(QCOW2_SHELL_L1_OFFSET),
         .refcount_table_offset  = cpu_to_be64(s->refcount_table_offset),
         .refcount_table_clusters =
             cpu_to_be32(s->refcount_table_size >> (s->cluster_bits - 3)),

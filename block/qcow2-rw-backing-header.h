@@ -35,6 +35,16 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
 ssize_t qcow2_shell_put_extensions(const Qcow2RwBackingPointer *ptr,
                                    char *buf, size_t buflen);
 
+/*
+ * Where programs look that ignore the feature bits, to find no table: aligned,
+ * and behind the end of any file, even if bits are masked out or it is taken
+ * for a signed number.
+ */
+#define QCOW2_SHELL_L1_OFFSET   UINT64_C(0x8080000000000000)
+
+/* The number of entries that goes with it, for a disk of @size bytes */
+uint32_t qcow2_shell_l1_size(uint64_t size, unsigned int cluster_bits);
+
 /* What a header that is written now is for its readers */
 Qcow2ShellHeader qcow2_shell_header(const Qcow2RwBacking *rwb);
 

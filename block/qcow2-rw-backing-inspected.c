@@ -38,6 +38,8 @@ inspected_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
     BDRVQcow2State *s = bs->opaque;
 
     bdi->is_dirty = s->incompatible_features & QCOW2_INCOMPAT_DIRTY;
+    /* Nobody copies from here, but backup tools create images like this one */
+    bdi->cluster_size = s->cluster_size;
     return 0;
 }
 

@@ -44,6 +44,7 @@
 #define HEADER_CRYPT_METHOD         32
 #define HEADER_L1_SIZE              36
 #define HEADER_L1_OFFSET            40
+#define L1_OFFSET                   UINT64_C(0x8080000000000000)
 #define HEADER_REFTABLE_OFFSET      48
 #define HEADER_REFTABLE_CLUSTERS    56
 #define HEADER_NB_SNAPSHOTS         60
@@ -556,8 +557,7 @@ static void repair_header(const Control *c)
     stq_be_p(h + HEADER_SIZE,
              ldq_be_p(h + HEADER_SIZE) % BDRV_MAX_LENGTH & ~511ULL);
     stl_be_p(h + HEADER_CRYPT_METHOD, 0);
-    stl_be_p(h + HEADER_L1_SIZE, 0);
-    stq_be_p(h + HEADER_L1_OFFSET, 0);
+    stq_be_p(h + HEADER_L1_OFFSET, L1_OFFSET);
     stq_be_p(h + HEADER_REFTABLE_OFFSET,
              (ldq_be_p(h + HEADER_REFTABLE_OFFSET) & INT32_MAX) >>
              cluster_bits << cluster_bits);
