@@ -11,6 +11,7 @@
 #include "qemu/cutils.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
+#include "block/qdict.h"
 #include "qobject/qdict.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-child.h"
@@ -35,6 +36,34 @@ bool qcow2_shell_has_option(QDict *options, const char *key)
         }
     }
     return false;
+}
+
+bool qcow2_shell_take_alias(QDict *options, Error **errp)
+{
+    g_autoptr(QDict) sub = NULL;
+    QObject *whole = qdict_get(options, "data-file");
+    const QDictEntry *e;
+
+    if (!qcow2_shell_has_option(options, "data-file")) {
+        return true;
+    }
+    if (qcow2_shell_has_option(options, "rw-backing")) {
+        error_setg(errp, "'rw-backing' and its alias 'data-file' cannot be "
+                   "used at the same time");
+        return false;
+    }
+    if (whole) {
+        qdict_put_obj(options, "rw-backing", qobject_ref(whole));
+        qdict_del(options, "data-file");
+    }
+    qdict_extract_subqdict(options, &sub, "data-file.");
+    for (e = qdict_first(sub); e; e = qdict_next(sub, e)) {
+        g_autofree char *key = g_strdup_printf("rw-backing.%s",
+                                               qdict_entry_key(e));
+
+        qdict_put_obj(options, key, qobject_ref(qdict_entry_value(e)));
+    }
+    return true;
 }
 
 /*

@@ -13,6 +13,15 @@
 bool qcow2_shell_has_option(QDict *options, const char *key);
 
 /**
+ * qcow2_shell_take_alias:
+ *
+ * Management tools know "data-file", the option for qcow2's external data file,
+ * and give it for images of which they know that the data is elsewhere.  Makes
+ * it "rw-backing".  Returns false with @errp set if that is there, too.
+ */
+bool qcow2_shell_take_alias(QDict *options, Error **errp);
+
+/**
  * qcow2_shell_attach_child:
  * @options: those for the RW backing are removed
  * @open_child: false if @bs has it already

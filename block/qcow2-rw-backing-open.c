@@ -214,15 +214,22 @@ open_shell(BlockDriverState *bs, const QCowHeader *header, QDict *options,
            int flags, bool open_child, Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
-    bool inspect = (flags & BDRV_O_NO_IO) ||
-        ((flags & BDRV_O_CHECK) &&
-         !qcow2_shell_has_option(options, "rw-backing"));
+    bool inspect;
     int ret;
 
     ret = qcow2_shell_read_header(bs, header, flags, errp);
     if (ret < 0) {
         return ret;
     }
+    if (!qcow2_shell_take_alias(options, errp)) {
+        return -EINVAL;
+    }
+    /* These are what a reopen compares with */
+    qcow2_shell_take_alias(bs->options, &error_abort);
+    qcow2_shell_take_alias(bs->explicit_options, &error_abort);
+    inspect = (flags & BDRV_O_NO_IO) ||
+        ((flags & BDRV_O_CHECK) &&
+         !qcow2_shell_has_option(options, "rw-backing"));
     if (!take_guard_mode(options, &qcow2_shell(bs)->guard_mode, errp)) {
         return -EINVAL;
     }

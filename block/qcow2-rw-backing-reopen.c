@@ -28,6 +28,8 @@
 bool qcow2_shell_reopen_keeps_child(BlockDriverState *bs, BdrvChild *child,
                                     QDict *options)
 {
+    /* If both are given, qcow2_shell_reopen_prepare() says so */
+    qcow2_shell_take_alias(options, NULL);
     return child == qcow2_shell(bs)->child &&
            !qcow2_shell_has_option(options, "rw-backing");
 }
@@ -184,7 +186,8 @@ int qcow2_shell_reopen_prepare(BDRVReopenState *state,
 {
     int ret = 0;
 
-    if (!replace_child(state, errp)) {
+    if (!qcow2_shell_take_alias(state->options, errp) ||
+        !replace_child(state, errp)) {
         return -EINVAL;
     }
     qdict_set_default_str(state->options, "cache-clean-interval", "0");
