@@ -18,7 +18,7 @@ from common import Failure, ROOT, Unavailable
 
 MODEL = ROOT / 'tests/model/write-intent-log.pml'
 MEBIBYTES = 3900    # for each of two that run at the same time
-DEPTH = 4000000
+DEPTH = 8000000
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Variant:
     macros: tuple[str, ...]
     mutations: tuple[str, ...]  # rules that matter here, without "M_"
     quick: bool                 # seconds are enough for all states
+    one_life: bool = True       # all states: up to the first crash, the only one
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ VARIANTS = (
         'NO_DISK_FLUSH', 'DISK_FLUSH_EARLY', 'FREED_EARLY', 'NO_FLUSH_4',
         'NO_FLUSH_5', 'NEWEST_WINS', 'ONE_GENERATION', 'NO_FLUSH_OPEN',
         'NO_FLUSH_BEGIN', 'NO_DISK_FLUSH_LEAVE'), False),
-    Variant('one-writer', ('WRITERS=1', ), (), True),
+    Variant('one-writer', ('WRITERS=1', ), (), True, one_life=False),
     Variant('failures', ('WRITERS=1', 'FAILURES=1'), (
         'NO_FILL', 'NEW_MARKS_LOST', 'ERRORS_ONCE', 'FLUSHES_CROSS',
         'RETRY_NEW_DIRECTORY'),
@@ -80,6 +81,9 @@ def verifier(run: Run, directory: Path) -> Path:
     macros = [f'-D{macro}' for macro in run.variant.macros]
     if run.mutation:
         macros.append(f'-DM_{run.mutation}')
+    elif run.variant.one_life:
+        # With crashes after crashes, the search would not end
+        macros.append('-DONE_LIFE')
     directory.mkdir(parents=True)
     made = subprocess.run(
         ['spin', '-a', *macros, MODEL], cwd=directory, check=False, text=True,
