@@ -221,6 +221,44 @@ static bool GRAPH_RDLOCK leads_to_itself(BlockDriverState *bs)
     return qcow2_rw_backing_contains_file(s->rw_backing->child->bs, file_bs);
 }
 
+typedef struct Move {
+    BlockDriverState *bs;
+    AioContext *ctx;
+    Coroutine *co;
+} Move;
+
+/* Coroutines cannot do that.  If it fails, attaching the child says why */
+static void move_image(void *opaque)
+{
+    Move *move = opaque;
+
+    bdrv_try_change_aio_context(move->bs, move->ctx, NULL, NULL);
+    aio_co_wake(move->co);
+}
+
+/*
+ * Moves the image, which nobody uses yet, to the iothread of the node that is
+ * to be its RW backing: that one has users, which may insist on theirs.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+follow_named_node(BlockDriverState *bs, QDict *options)
+{
+    const char *name = qdict_get_try_str(options, "rw-backing");
+    BlockDriverState *child_bs = name ? bdrv_find_node(name) : NULL;
+    Move move = {
+        .bs = bs,
+        .ctx = child_bs ? bdrv_get_aio_context(child_bs) : NULL,
+        .co = qemu_coroutine_self(),
+    };
+
+    if (move.ctx && move.ctx != bdrv_get_aio_context(bs)) {
+        bdrv_graph_co_rdunlock();
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), move_image, &move);
+        qemu_coroutine_yield();
+        bdrv_graph_co_rdlock();
+    }
+}
+
 /* File names are kept in the main thread */
 static int coroutine_fn GRAPH_RDLOCK
 attach_child(BlockDriverState *bs, QDict *options, bool open_child,
@@ -229,6 +267,7 @@ attach_child(BlockDriverState *bs, QDict *options, bool open_child,
     BDRVQcow2State *s = bs->opaque;
 
     if (open_child) {
+        follow_named_node(bs, options);
         s->rw_backing->child = open_child_node(bs, options, errp);
         if (!s->rw_backing->child) {
             return -EINVAL;
@@ -253,6 +292,9 @@ attach_child(BlockDriverState *bs, QDict *options, bool open_child,
     if (open_child) {
         /* Must succeed because we only give up permissions */
         bdrv_child_refresh_perms(bs, bs->file, &error_abort);
+    } else if (bdrv_child_refresh_perms(bs, s->rw_backing->child, errp) < 0) {
+        /* Bitmaps have come while the node was inactive */
+        return -EPERM;
     }
     qcow2_rw_backing_file_find(&s->rw_backing->file, s->rw_backing->child->bs);
     return 0;

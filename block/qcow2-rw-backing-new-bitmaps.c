@@ -16,6 +16,7 @@
 #include "qcow2.h"
 #include "qcow2-rw-backing-checkpoint.h"
 #include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-perm.h"
 
 /* Bytes that one copy of all persistent bitmaps takes up in the image */
 static uint64_t copy_size(BlockDriverState *bs, const char *name,
@@ -147,6 +148,12 @@ co_remove_persistent_dirty_bitmap(BlockDriverState *bs, const char *name,
     return ret;
 }
 
+static void dirty_bitmaps_changed(BlockDriverState *bs)
+{
+    qcow2_shell_bitmaps_changed(bs);
+    qcow2_shell_share_disk(bs);
+}
+
 static void qcow2_rw_backing_new_bitmaps_init(void)
 {
     BlockDriver *drv = &bdrv_qcow2_rw_backing;
@@ -157,7 +164,7 @@ static void qcow2_rw_backing_new_bitmaps_init(void)
         co_can_store_new_dirty_bitmap;
     drv->bdrv_co_remove_persistent_dirty_bitmap =
         co_remove_persistent_dirty_bitmap;
-    drv->bdrv_dirty_bitmaps_changed = qcow2_shell_bitmaps_changed;
+    drv->bdrv_dirty_bitmaps_changed = dirty_bitmaps_changed;
 }
 
 block_init(qcow2_rw_backing_new_bitmaps_init);

@@ -392,37 +392,11 @@ qcow2_rw_backing_probe_geometry(BlockDriverState *bs, HDGeometry *geo)
     return bdrv_probe_geometry(rw_backing_child(bs)->bs, geo);
 }
 
-static void qcow2_rw_backing_child_perm(BlockDriverState *bs, BdrvChild *c,
-                                        BdrvChildRole role,
-                                        BlockReopenQueue *reopen_queue,
-                                        uint64_t perm, uint64_t shared,
-                                        uint64_t *nperm, uint64_t *nshared)
-{
-    bdrv_default_perms(bs, c, role, reopen_queue, perm, shared,
-                       nperm, nshared);
-    if (role & BDRV_CHILD_METADATA) {
-        return;
-    }
-
-    /*
-     * The default for data children provides for copy-on-write and growth,
-     * which a shell does not do: ask for what the parents ask for.
-     */
-    *nperm &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
-    *nperm |= perm & (BLK_PERM_WRITE | BLK_PERM_RESIZE);
-
-    /* Dirty bitmaps would miss what others write to the RW backing */
-    if (!(bs->open_flags & BDRV_O_INACTIVE)) {
-        *nshared &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
-    }
-}
-
 BlockDriver bdrv_qcow2_rw_backing = {
     .format_name                        = "qcow2",
     .instance_size                      = sizeof(BDRVQcow2State),
     .is_format                          = true,
 
-    .bdrv_child_perm                    = qcow2_rw_backing_child_perm,
     .bdrv_refresh_limits                = qcow2_rw_backing_refresh_limits,
     .bdrv_reopen_keeps_child            = qcow2_shell_reopen_keeps_child,
     .bdrv_reopen_prepare                = qcow2_shell_reopen_prepare,

@@ -1,0 +1,102 @@
+/*
+ * qcow2 RW backing: who else may write to the disk
+ *
+ * A bitmap misses what others write to the RW backing, so nobody else may as
+ * long as there is one.  A shell without bitmaps that nobody uses has nothing
+ * to miss: it can be opened over the disk of a running machine, which goes on
+ * to write until the shell takes its place.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/module.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+#include "block/dirty-bitmap.h"
+#include "qcow2.h"
+#include "qcow2-rw-backing-perm.h"
+
+/* Whose first bitmap is about to be added; in the main thread only */
+static BlockDriverState *claiming;
+
+/* Is there a bitmap, in memory, in the image, or on its way? */
+static bool has_bitmaps(BlockDriverState *bs)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return s->nb_bitmaps || bdrv_has_named_bitmaps(bs) || claiming == bs;
+}
+
+static void qcow2_rw_backing_child_perm(BlockDriverState *bs, BdrvChild *c,
+                                        BdrvChildRole role,
+                                        BlockReopenQueue *reopen_queue,
+                                        uint64_t perm, uint64_t shared,
+                                        uint64_t *nperm, uint64_t *nshared)
+{
+    bdrv_default_perms(bs, c, role, reopen_queue, perm, shared,
+                       nperm, nshared);
+    if (role & BDRV_CHILD_METADATA) {
+        return;
+    }
+
+    /*
+     * The default for data children provides for copy-on-write and growth,
+     * which a shell does not do: ask for what the parents ask for.
+     */
+    *nperm &= ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
+    *nperm |= perm & (BLK_PERM_WRITE | BLK_PERM_RESIZE);
+
+    if (bs->open_flags & BDRV_O_INACTIVE) {
+        return;
+    }
+    *nshared &= ~BLK_PERM_RESIZE;
+    if (QLIST_EMPTY(&bs->parents) && !has_bitmaps(bs)) {
+        *nshared |= BLK_PERM_WRITE;
+    } else {
+        *nshared &= ~BLK_PERM_WRITE;
+    }
+}
+
+/* Takes the RW backing for itself until permissions are found out anew */
+static bool before_dirty_bitmap_add(BlockDriverState *bs, const char *name,
+                                    Error **errp)
+{
+    int ret;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (bs->open_flags & BDRV_O_INACTIVE) {
+        return true;
+    }
+    claiming = bs;
+    ret = bdrv_child_refresh_perms(bs, qcow2_shell(bs)->child, errp);
+    claiming = NULL;
+    if (ret < 0) {
+        error_prepend(errp, "Bitmap '%s' would miss what is written to the RW "
+                      "backing of '%s' without using the image: ", name,
+                      bdrv_get_device_or_node_name(bs));
+    }
+    return ret == 0;
+}
+
+void qcow2_shell_share_disk(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    if (QLIST_EMPTY(&bs->parents) && !has_bitmaps(bs)) {
+        /* If it fails, others have to go on without */
+        bdrv_child_refresh_perms(bs, qcow2_shell(bs)->child, NULL);
+    }
+}
+
+static void qcow2_rw_backing_perm_init(void)
+{
+    BlockDriver *drv = &bdrv_qcow2_rw_backing;
+
+    drv->bdrv_child_perm = qcow2_rw_backing_child_perm;
+    drv->bdrv_before_dirty_bitmap_add = before_dirty_bitmap_add;
+}
+
+block_init(qcow2_rw_backing_perm_init);

@@ -1,0 +1,15 @@
+/*
+ * qcow2 RW backing: who else may write to the disk
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef BLOCK_QCOW2_RW_BACKING_PERM_H
+#define BLOCK_QCOW2_RW_BACKING_PERM_H
+
+#include "qcow2-rw-backing-int.h"
+
+/* To be called when a bitmap may have been the last one, by the main thread. */
+void qcow2_shell_share_disk(BlockDriverState *bs);
+
+#endif
