@@ -44,6 +44,8 @@ ROUNDS = 300
 crash: all
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS)
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS) --log
+	tests/crash/insert --build $(BUILD) --rounds $(ROUNDS)
+	tests/crash/insert --build $(BUILD) --rounds $(ROUNDS) --iothread
 
 STATES = 100000
 crash-states: all
