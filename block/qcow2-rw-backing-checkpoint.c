@@ -383,6 +383,31 @@ static bool has_work(BlockDriverState *bs)
             bdrv_has_named_bitmaps(bs));
 }
 
+static bool GRAPH_RDLOCK is_exchanged(BlockDriverState *bs)
+{
+    return qcow2_shell(bs)->file.node != qcow2_shell(bs)->child->bs;
+}
+
+/*
+ * Others have put another node in the place of the RW backing, a snapshot for
+ * example.  What bitmaps lose from now on is about that one, and so has to be
+ * what the log says of the file.
+ */
+static void coroutine_fn GRAPH_RDLOCK find_exchanged_disk(BlockDriverState *bs)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Qcow2Log *log = rwb->log;
+
+    QEMU_LOCK_GUARD(&log->commit_lock);
+
+    qcow2_rw_backing_file_find(&rwb->file, rwb->child->bs);
+    qatomic_set(&log->lease_end, 0);
+    /* The next generation comes with a new one */
+    log->lease.nonce = 0;
+    log->lease.durable = (Qcow2LogTime) { };
+    retire_gate(log, qcow2_log_empty_gate(bs));
+}
+
 /* While the node is in flight */
 static int coroutine_fn GRAPH_RDLOCK checkpoint(BlockDriverState *bs,
                                                 Error **errp)
@@ -400,6 +425,9 @@ static int coroutine_fn GRAPH_RDLOCK checkpoint(BlockDriverState *bs,
         error_setg(errp, "The header of '%s' is not up to date, which the next "
                    "write has to change first", bs->filename);
         ret = -EIO;
+    }
+    if (is_exchanged(bs)) {
+        find_exchanged_disk(bs);
     }
     if (ret == 0 && log->pending.directory) {
         ret = finish_pending(bs, errp);
@@ -613,7 +641,7 @@ static bool has_marks(Qcow2Log *log)
     return log->marks && qcow2_log_marks_count(log->marks);
 }
 
-static bool is_due(BlockDriverState *bs)
+static bool GRAPH_RDLOCK is_due(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     Qcow2Log *log = rwb->log;
@@ -623,7 +651,7 @@ static bool is_due(BlockDriverState *bs)
     if (!has_work(bs) || now < log->retry_time) {
         return false;
     }
-    return log->pending.directory ||
+    return log->pending.directory || is_exchanged(bs) ||
            rwb->stored_changes != bs->dirty_bitmap_changes ||
            (log->phase == QCOW2_LOG_IDLE && qcow2_shell_can_be_covered(bs)) ||
            (now - log->checkpoint_time >= interval && has_marks(log));

@@ -242,6 +242,8 @@ void qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
         .complete   = true,
         .raw        = true,
         .quiet      = true,
+        .node       = rw_bs,
+        .exchanged  = old.exchanged || (old.node && old.node != rw_bs),
     };
     g_array_set_clear_func(file->leaves, leaf_destroy);
     collect(file, rw_bs, 0);

@@ -29,6 +29,10 @@ typedef struct Qcow2RwBackingFile {
 
     /* Closing the RW backing writes nothing to its files */
     bool quiet;
+
+    /* The node that was looked at; another one has been there before */
+    const void *node;
+    bool exchanged;
 } Qcow2RwBackingFile;
 
 void qcow2_rw_backing_file_init(Qcow2RwBackingFile *file);

@@ -60,7 +60,12 @@ Qcow2LogLease qcow2_log_lease_make(Qcow2RwBacking *rwb, uint64_t nonce,
                                                        &lease.inode, NULL) &&
                     qcow2_rw_backing_get_boot_id(lease.boot_id);
     if (!lease.is_file) {
-        return (Qcow2LogLease) { .nonce = nonce, .number = lease.number };
+        lease = (Qcow2LogLease) { .nonce = nonce, .number = lease.number };
+        if (!rwb->file.exchanged) {
+            return lease;
+        }
+        /* By its stored name, the image would find the disk before: no file */
+        lease.is_file = true;
     }
     if (announce && compare_times(lease.seen, from_ns(now_ns())) > 0 &&
         qcow2_rw_backing_file_touch(&rwb->file)) {
