@@ -16,6 +16,7 @@
 #include "qcow2.h"
 #include "qcow2-rw-backing-child.h"
 #include "qcow2-rw-backing-inspect.h"
+#include "qcow2-rw-backing-perm.h"
 
 /*
  * The shell whose RW backing is being opened right now by its stored name or
@@ -292,8 +293,7 @@ attach_child(BlockDriverState *bs, QDict *options, bool open_child,
     if (open_child) {
         /* Must succeed because we only give up permissions */
         bdrv_child_refresh_perms(bs, bs->file, &error_abort);
-    } else if (bdrv_child_refresh_perms(bs, s->rw_backing->child, errp) < 0) {
-        /* Bitmaps have come while the node was inactive */
+    } else if (qcow2_shell_claim_disk(bs, errp) < 0) {
         return -EPERM;
     }
     qcow2_rw_backing_file_find(&s->rw_backing->file, s->rw_backing->child->bs);

@@ -59,19 +59,43 @@ static void qcow2_rw_backing_child_perm(BlockDriverState *bs, BdrvChild *c,
     }
 }
 
+static bool may_others_write(BlockDriverState *bs)
+{
+    return qcow2_shell(bs)->child->shared_perm & BLK_PERM_WRITE;
+}
+
+/* A file may be opened anew for it, which must not be in use meanwhile */
+static int refresh_perms(BlockDriverState *bs, Error **errp)
+{
+    BlockDriverState *child_bs = qcow2_shell(bs)->child->bs;
+    int ret;
+
+    bdrv_drained_begin(child_bs);
+    bdrv_graph_rdlock_main_loop();
+    ret = bdrv_child_refresh_perms(bs, qcow2_shell(bs)->child, errp);
+    bdrv_graph_rdunlock_main_loop();
+    bdrv_drained_end(child_bs);
+    return ret;
+}
+
+/* Both have the same data, so users of one can go on with the other */
+static bool GRAPH_RDLOCK recurse_can_replace(BlockDriverState *bs,
+                                             BlockDriverState *to_replace)
+{
+    return bdrv_recurse_can_replace(qcow2_shell(bs)->child->bs, to_replace);
+}
+
 /* Takes the RW backing for itself until permissions are found out anew */
 static bool before_dirty_bitmap_add(BlockDriverState *bs, const char *name,
                                     Error **errp)
 {
     int ret;
 
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-
-    if (bs->open_flags & BDRV_O_INACTIVE) {
+    if ((bs->open_flags & BDRV_O_INACTIVE) || !may_others_write(bs)) {
         return true;
     }
     claiming = bs;
-    ret = bdrv_child_refresh_perms(bs, qcow2_shell(bs)->child, errp);
+    ret = refresh_perms(bs, errp);
     claiming = NULL;
     if (ret < 0) {
         error_prepend(errp, "Bitmap '%s' would miss what is written to the RW "
@@ -81,13 +105,30 @@ static bool before_dirty_bitmap_add(BlockDriverState *bs, const char *name,
     return ret == 0;
 }
 
+int coroutine_fn qcow2_shell_claim_disk(BlockDriverState *bs, Error **errp)
+{
+    BlockDriverState *child_bs = qcow2_shell(bs)->child->bs;
+    int ret;
+
+    if (!has_bitmaps(bs) || !may_others_write(bs)) {
+        return 0;
+    }
+    bdrv_graph_co_rdunlock();
+    bdrv_drained_begin(child_bs);
+    bdrv_graph_co_rdlock();
+    ret = bdrv_child_refresh_perms(bs, qcow2_shell(bs)->child, errp);
+    bdrv_graph_co_rdunlock();
+    bdrv_drained_end(child_bs);
+    bdrv_graph_co_rdlock();
+    return ret;
+}
+
 void qcow2_shell_share_disk(BlockDriverState *bs)
 {
-    GRAPH_RDLOCK_GUARD_MAINLOOP();
-
-    if (QLIST_EMPTY(&bs->parents) && !has_bitmaps(bs)) {
+    if (QLIST_EMPTY(&bs->parents) && !has_bitmaps(bs) &&
+        !may_others_write(bs)) {
         /* If it fails, others have to go on without */
-        bdrv_child_refresh_perms(bs, qcow2_shell(bs)->child, NULL);
+        refresh_perms(bs, NULL);
     }
 }
 
@@ -97,6 +138,7 @@ static void qcow2_rw_backing_perm_init(void)
 
     drv->bdrv_child_perm = qcow2_rw_backing_child_perm;
     drv->bdrv_before_dirty_bitmap_add = before_dirty_bitmap_add;
+    drv->bdrv_recurse_can_replace = recurse_can_replace;
 }
 
 block_init(qcow2_rw_backing_perm_init);

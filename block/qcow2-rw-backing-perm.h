@@ -9,6 +9,14 @@
 
 #include "qcow2-rw-backing-int.h"
 
+/*
+ * To be called when bitmaps may have come, in a coroutine of the main thread.
+ * Returns 0 if nobody else may write to the RW backing from now on, or -errno
+ * with @errp set.
+ */
+int coroutine_fn GRAPH_RDLOCK qcow2_shell_claim_disk(BlockDriverState *bs,
+                                                     Error **errp);
+
 /* To be called when a bitmap may have been the last one, by the main thread. */
 void qcow2_shell_share_disk(BlockDriverState *bs);
 

@@ -23,20 +23,6 @@ static BlockDriverState *find_node(const char *name, Error **errp)
     return bs;
 }
 
-/* Does @bs get data from @below, be it through others? */
-static bool GRAPH_RDLOCK is_above(BlockDriverState *bs, BlockDriverState *below)
-{
-    BdrvChild *child;
-
-    QLIST_FOREACH(child, &bs->children, next) {
-        if ((child->role & (BDRV_CHILD_DATA | BDRV_CHILD_FILTERED)) &&
-            (child->bs == below || is_above(child->bs, below))) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /*
  * Returns false with @errp set if the users of @bs might find other data, or
  * another size, in @new_bs.
@@ -48,7 +34,8 @@ can_replace(BlockDriverState *bs, BlockDriverState *new_bs, Error **errp)
     const char *new_name = bdrv_get_node_name(new_bs);
     int64_t length, new_length;
 
-    if (!is_above(new_bs, bs) && !is_above(bs, new_bs)) {
+    if (bs == new_bs || (!bdrv_recurse_can_replace(new_bs, bs) &&
+                         !bdrv_recurse_can_replace(bs, new_bs))) {
         error_setg(errp, "Node '%s' has its data neither from node '%s' nor "
                    "the other way round", new_name, name);
         return false;
