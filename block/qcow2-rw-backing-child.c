@@ -244,6 +244,7 @@ static void move_image(void *opaque)
 static void coroutine_fn GRAPH_RDLOCK
 follow_named_node(BlockDriverState *bs, QDict *options)
 {
+    BDRVQcow2State *s = bs->opaque;
     const char *name = qdict_get_try_str(options, "rw-backing");
     BlockDriverState *child_bs = name ? bdrv_find_node(name) : NULL;
     Move move = {
@@ -254,8 +255,11 @@ follow_named_node(BlockDriverState *bs, QDict *options)
 
     if (move.ctx && move.ctx != bdrv_get_aio_context(bs)) {
         bdrv_graph_co_rdunlock();
+        /* What cleans the caches has to end first, which takes the lock */
+        qemu_co_mutex_unlock(&s->lock);
         aio_bh_schedule_oneshot(qemu_get_aio_context(), move_image, &move);
         qemu_coroutine_yield();
+        qemu_co_mutex_lock(&s->lock);
         bdrv_graph_co_rdlock();
     }
 }
