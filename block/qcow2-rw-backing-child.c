@@ -270,6 +270,7 @@ attach_child(BlockDriverState *bs, QDict *options, bool open_child,
              Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
+    int ret;
 
     if (open_child) {
         follow_named_node(bs, options);
@@ -297,8 +298,11 @@ attach_child(BlockDriverState *bs, QDict *options, bool open_child,
     if (open_child) {
         /* Must succeed because we only give up permissions */
         bdrv_child_refresh_perms(bs, bs->file, &error_abort);
-    } else if (qcow2_shell_claim_disk(bs, errp) < 0) {
-        return -EPERM;
+    } else {
+        ret = qcow2_shell_claim_disk(bs, errp);
+        if (ret < 0) {
+            return ret;
+        }
     }
     qcow2_rw_backing_file_find(&s->rw_backing->file, s->rw_backing->child->bs);
     return 0;

@@ -46,6 +46,18 @@ static int64_t now_ns(void)
     return qemu_clock_get_ns(QEMU_CLOCK_HOST);
 }
 
+/* What a lease is about; returns false with @errp set if there is nothing */
+static bool get_evidence(const Qcow2RwBackingFile *file, Qcow2LogTime *time,
+                         uint64_t *inode, uint8_t *boot_id, Error **errp)
+{
+    if (!qcow2_rw_backing_get_boot_id(boot_id)) {
+        error_setg(errp, "The host cannot be told from one that was booted "
+                   "anew");
+        return false;
+    }
+    return qcow2_rw_backing_file_get_evidence(file, time, inode, errp);
+}
+
 Qcow2LogLease qcow2_log_lease_make(Qcow2RwBacking *rwb, uint64_t nonce,
                                    bool announce)
 {
@@ -56,9 +68,8 @@ Qcow2LogLease qcow2_log_lease_make(Qcow2RwBacking *rwb, uint64_t nonce,
         .durable = log->lease.durable,
     };
 
-    lease.is_file = qcow2_rw_backing_file_get_evidence(&rwb->file, &lease.seen,
-                                                       &lease.inode, NULL) &&
-                    qcow2_rw_backing_get_boot_id(lease.boot_id);
+    lease.is_file = get_evidence(&rwb->file, &lease.seen, &lease.inode,
+                                 lease.boot_id, NULL);
     if (!lease.is_file) {
         lease = (Qcow2LogLease) { .nonce = nonce, .number = lease.number };
         if (!rwb->file.exchanged) {
@@ -120,11 +131,9 @@ void qcow2_log_end_lease(BlockDriverState *bs)
 
 /* Returns true if it fits, or false with @errp set */
 static bool fits(const Qcow2LogLease *lease, Qcow2LogTime time, uint64_t inode,
-                 Error **errp)
+                 const uint8_t *boot_id, Error **errp)
 {
-    uint8_t boot_id[16];
-    bool same_boot = qcow2_rw_backing_get_boot_id(boot_id) &&
-                     !memcmp(boot_id, lease->boot_id, sizeof(boot_id));
+    bool same_boot = !memcmp(boot_id, lease->boot_id, sizeof(lease->boot_id));
     /* What was written is durable, its time need not be */
     Qcow2LogTime first = same_boot ? lease->seen : lease->durable;
 
@@ -152,19 +161,25 @@ Qcow2LogLeaseVerdict
 qcow2_log_lease_judge(const Qcow2LogLease *lease,
                       const Qcow2RwBackingFile *file, Error **errp)
 {
+    uint8_t boot_id[sizeof(lease->boot_id)];
     Qcow2LogTime time;
     uint64_t inode;
+    bool is_file = get_evidence(file, &time, &inode, boot_id,
+                                lease->is_file ? errp : NULL);
 
-    if (!lease->is_file) {
+    if (!lease->is_file && !is_file) {
         error_setg(errp, "Nothing tells whether it was written to by others "
                    "since the crash");
         return QCOW2_LOG_LEASE_NO_EVIDENCE;
     }
-    if (!qcow2_rw_backing_file_get_evidence(file, &time, &inode, errp)) {
+    if (!lease->is_file) {
+        /* The image was opened over another disk than the one it names, say */
+        error_setg(errp, "It is a local file, which the disk before the crash "
+                   "was not");
         return QCOW2_LOG_LEASE_BROKEN;
     }
-    return fits(lease, time, inode, errp) ? QCOW2_LOG_LEASE_FITS
-                                          : QCOW2_LOG_LEASE_BROKEN;
+    return is_file && fits(lease, time, inode, boot_id, errp)
+        ? QCOW2_LOG_LEASE_FITS : QCOW2_LOG_LEASE_BROKEN;
 }
 
 void qcow2_log_lease_assume(Qcow2Log *log)

@@ -13,16 +13,6 @@
 #include "block/block.h"
 #include "block/block_int.h"
 
-static BlockDriverState *find_node(const char *name, Error **errp)
-{
-    BlockDriverState *bs = bdrv_find_node(name);
-
-    if (!bs) {
-        error_setg(errp, "Cannot find node '%s'", name);
-    }
-    return bs;
-}
-
 /*
  * Returns false with @errp set if the users of @bs might find other data, or
  * another size, in @new_bs.
@@ -67,8 +57,8 @@ can_replace(BlockDriverState *bs, BlockDriverState *new_bs, Error **errp)
 void qmp_x_blockdev_replace_node(const char *node, const char *new_node,
                                  Error **errp)
 {
-    BlockDriverState *bs = find_node(node, errp);
-    BlockDriverState *new_bs = bs ? find_node(new_node, errp) : NULL;
+    BlockDriverState *bs = bdrv_lookup_bs(NULL, node, errp);
+    BlockDriverState *new_bs = bs ? bdrv_lookup_bs(NULL, new_node, errp) : NULL;
 
     if (!new_bs) {
         return;

@@ -633,7 +633,7 @@ static void do_undo(void)
     set_added(new, false, true);
 }
 
-/* The same while another action takes so long that a checkpoint is due */
+/* The guest goes on while another action of it takes long */
 static void do_undo_slowly(void)
 {
     CrashBitmap *bitmap = any_bitmap_that_records(true, NULL);

@@ -101,7 +101,7 @@ struct CrashFile {
     unsigned fail_flush;
     /* Since the last restart */
     bool flush_has_failed;
-    /* Whoever asks for its length waits until a checkpoint may have been */
+    /* Whoever asks for its length has to wait */
     bool slow;
     /* How many requests were recorded */
     uint64_t begun;
