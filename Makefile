@@ -1,7 +1,8 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
 # show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
-# kills QEMU ROUNDS times and more, "make crash-states" looks at STATES states that
+# kills QEMU ROUNDS times and more, "make live-guest" puts shells over the disk of
+# a Debian guest, "make crash-states" looks at STATES states that
 # a crash can leave, "make check-model" goes through all states of the model of
 # the write-intent log, "make damage-table" prints what becomes of damaged shells,
 # "make fuzz" and "make check-sanitizers" look for mistakes in builds of their
@@ -46,6 +47,12 @@ crash: all
 	tests/crash/run --build $(BUILD) --rounds $(ROUNDS) --log
 	tests/crash/insert --build $(BUILD) --rounds $(ROUNDS)
 	tests/crash/insert --build $(BUILD) --rounds $(ROUNDS) --iothread
+
+GUEST_ROUNDS = 50
+live-guest: all
+	scripts/install-packages --guest $(BUILD)
+	scripts/fetch-guest $(BUILD)
+	tests/live-guest/run --build $(BUILD) --rounds $(GUEST_ROUNDS)
 
 STATES = 100000
 crash-states: all
@@ -92,4 +99,4 @@ distclean:
 	rm -rf $(BUILD)
 
 .PHONY: all demo check check-model check-upstream check-sanitizers crash crash-states \
-        damage-table fuzz bench validate install clean distclean
+        live-guest damage-table fuzz bench validate install clean distclean

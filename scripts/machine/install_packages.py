@@ -16,7 +16,7 @@ from machine.debian import Apt, at_least, is_debian, machine_release
 
 PACKAGES = Path(__file__).with_name('packages.list')
 # Groups of packages that are only wanted where an option says so
-OPTIONAL = ['fuzz', 'bench']
+OPTIONAL = ['fuzz', 'bench', 'guest']
 
 
 def say(text: str) -> None:
@@ -114,7 +114,7 @@ def main() -> None:
                         help='only list what is missing')
     for group in OPTIONAL:
         parser.add_argument(f'--{group}', action='store_true',
-                            help=f'also see to what only make {group} needs')
+                            help=f'also see to the packages of the group "{group}"')
     parser.add_argument('build_dir', metavar='BUILD', type=Path)
     args = parser.parse_args()
     groups = ['build', 'test'] + [group for group in OPTIONAL

@@ -104,8 +104,10 @@ class Cpio:
         return bytes(self._data)
 
 
-def build(busybox: Path, init: Path, modules: Path) -> bytes:
-    """Return an initramfs that runs @init with @busybox and @modules."""
+def build(busybox: Path, init: Path, modules: Path,
+          names: Tuple[str, ...] = MODULES) -> bytes:
+    """Return an initramfs that runs @init with @busybox, and with those of
+    @modules that @names says."""
     archive = Cpio()
     for directory in ('bin', 'dev', 'mnt', 'modules', 'proc', 'sys'):
         archive.add(directory, stat.S_IFDIR | 0o755)
@@ -114,7 +116,7 @@ def build(busybox: Path, init: Path, modules: Path) -> bytes:
     archive.add('bin/busybox', stat.S_IFREG | 0o755, busybox.read_bytes())
     archive.add('init', stat.S_IFREG | 0o755, init.read_bytes())
 
-    order = ModuleTree(modules).resolve(MODULES)
+    order = ModuleTree(modules).resolve(names)
     for name, data in order.items():
         archive.add(f'modules/{name}.ko', stat.S_IFREG | 0o644, data)
     listing = ''.join(f'{name}.ko\n' for name in order)

@@ -70,13 +70,16 @@ class Machine:
     :param args: its arguments, without monitor and console
     :param console_log: where QEMU copies the serial console to
     :param on_command: is given each QMP command before it is sent
+    :param seconds: how long it may live
     """
 
     # pylint: disable=too-many-instance-attributes
 
     def __init__(self, qemu: Path, args: List[str], console_log: Path,
-                 on_command: Callable[[str, Json], None]) -> None:
-        self._deadline = time.monotonic() + SECONDS
+                 on_command: Callable[[str, Json], None],
+                 seconds: int = SECONDS) -> None:
+        # pylint: disable=too-many-arguments,too-many-positional-arguments
+        self._deadline = time.monotonic() + seconds
         self._on_command = on_command
         self._events: List[Json] = []
         self._process: subprocess.Popen[bytes]
