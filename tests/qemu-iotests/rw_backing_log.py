@@ -2,14 +2,27 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import struct
+import zlib
 from typing import Any, Dict, List, Set
 
-from rw_backing import BLOCK, MIB
+from rw_backing import BLOCK, MIB, peek, poke
 from rw_backing_daemon import Daemon
+from rw_backing_shell import RW_BACKING, ShellImage
 from rw_backing_testcase import ShellTestCase
 
-# The size of a chunk of the log, for a disk of this size
+# The size of a chunk of the log, for disks of the sizes that tests have
 CHUNK = MIB
+
+# Layout of the log, see "Write-intent log" in the specification
+PAGE = 4096
+UNIT = 512
+AREAS = (2 * PAGE, 21 * PAGE)
+LOG_SIZE = 40 * PAGE
+UNIT_CHUNKS = 480 * 8
+SUPERBLOCK = b'RWLS'
+LEASE = b'RWLL'
+UNIT_MAGIC = b'RWLU'
 
 
 class LogTestCase(ShellTestCase):
@@ -80,3 +93,33 @@ class LogTestCase(ShellTestCase):
         dirty = self.dirty(bitmap)
         self.assertLessEqual(set(blocks), dirty)
         self.assertLessEqual({block // per_chunk for block in dirty}, chunks)
+
+
+class LogImageTestCase(LogTestCase):
+    """Reads and writes the log in the image, while nobody has it open."""
+
+    def log_offset(self) -> int:
+        data = ShellImage(self.shell).get(RW_BACKING)
+        assert data is not None
+        return int.from_bytes(data[8:16], 'big')
+
+    def find_area(self) -> int:
+        """Offset of the area that counts, in the log."""
+        areas = [area for area in AREAS
+                 if self.sector(area)[:4] == SUPERBLOCK]
+        return max(areas, key=lambda area: self.sector(area)[8:24])
+
+    def sector(self, offset: int) -> bytes:
+        return peek(self.shell, self.log_offset() + offset, UNIT)
+
+    def put(self, offset: int, sector: bytes) -> None:
+        """With the right checksum."""
+        sector = sector[:4] + bytes(4) + sector[8:]
+        crc = struct.pack('>I', zlib.crc32(sector))
+        poke(self.shell, self.log_offset() + offset,
+             sector[:4] + crc + sector[8:])
+
+    def tear(self, offset: int) -> None:
+        byte = self.sector(offset)[100:101]
+        poke(self.shell, self.log_offset() + offset + 100,
+             bytes([byte[0] ^ 1]))
