@@ -385,13 +385,14 @@ static bool has_work(BlockDriverState *bs)
 
 static bool GRAPH_RDLOCK is_exchanged(BlockDriverState *bs)
 {
-    return qcow2_shell(bs)->file.node != qcow2_shell(bs)->child->bs;
+    return qcow2_rw_backing_file_is_exchanged(&qcow2_shell(bs)->file,
+                                              qcow2_shell(bs)->child->bs);
 }
 
 /*
- * Others have put another node in the place of the RW backing, a snapshot for
- * example.  What bitmaps lose from now on is about that one, and so has to be
- * what the log says of the file.
+ * Others have put another node in the place of the RW backing, or of one below
+ * it, a snapshot for example.  What bitmaps lose from now on is about that one,
+ * and so has to be what the log says of the file.
  */
 static void coroutine_fn GRAPH_RDLOCK find_exchanged_disk(BlockDriverState *bs)
 {

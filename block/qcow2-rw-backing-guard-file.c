@@ -78,6 +78,7 @@ void qcow2_rw_backing_file_close(Qcow2RwBackingFile *file)
     if (file->leaves) {
         g_array_unref(file->leaves);
     }
+    g_free(file->nodes);
     qcow2_rw_backing_file_init(file);
 }
 
@@ -203,6 +204,42 @@ collect(Qcow2RwBackingFile *file, BlockDriverState *bs, uint64_t offset)
     }
 }
 
+/*
+ * The nodes whose data is that of the disk.  Filters come and go and do not
+ * change it, nor does what is done to a chain of backing files.
+ */
+static void GRAPH_RDLOCK append_nodes(GString *nodes, BlockDriverState *bs)
+{
+    BdrvChild *child;
+
+    if (bs->drv && bs->drv->is_filter && bdrv_primary_bs(bs)) {
+        append_nodes(nodes, bdrv_primary_bs(bs));
+        return;
+    }
+    g_string_append_printf(nodes, "%s %p\n", bdrv_get_node_name(bs), bs);
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (!(child->role & BDRV_CHILD_COW)) {
+            append_nodes(nodes, child->bs);
+        }
+    }
+}
+
+static char *GRAPH_RDLOCK list_nodes(BlockDriverState *rw_bs)
+{
+    GString *nodes = g_string_new(NULL);
+
+    append_nodes(nodes, rw_bs);
+    return g_string_free(nodes, false);
+}
+
+bool qcow2_rw_backing_file_is_exchanged(const Qcow2RwBackingFile *file,
+                                        BlockDriverState *rw_bs)
+{
+    g_autofree char *nodes = list_nodes(rw_bs);
+
+    return g_strcmp0(nodes, file->nodes);
+}
+
 /* What @leaf was found to be earlier, which is given up there */
 static bool take_over(Qcow2RwBackingFile *old, Leaf *leaf)
 {
@@ -242,9 +279,10 @@ void qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
         .complete   = true,
         .raw        = true,
         .quiet      = true,
-        .node       = rw_bs,
-        .exchanged  = old.exchanged || (old.node && old.node != rw_bs),
+        .nodes      = list_nodes(rw_bs),
+        .exchanged  = old.exchanged,
     };
+    file->exchanged |= old.nodes && strcmp(old.nodes, file->nodes);
     g_array_set_clear_func(file->leaves, leaf_destroy);
     collect(file, rw_bs, 0);
 

@@ -30,8 +30,8 @@ typedef struct Qcow2RwBackingFile {
     /* Closing the RW backing writes nothing to its files */
     bool quiet;
 
-    /* The node that was looked at; another one has been there before */
-    const void *node;
+    /* The nodes that were looked at; others have been there before */
+    char *nodes;
     bool exchanged;
 } Qcow2RwBackingFile;
 
@@ -77,6 +77,11 @@ bool qcow2_rw_backing_file_touch(const Qcow2RwBackingFile *file);
  */
 void GRAPH_RDLOCK qcow2_rw_backing_file_find(Qcow2RwBackingFile *file,
                                              BlockDriverState *rw_bs);
+
+/* Are there other nodes now, in the place of @rw_bs or anywhere below it? */
+bool GRAPH_RDLOCK
+qcow2_rw_backing_file_is_exchanged(const Qcow2RwBackingFile *file,
+                                   BlockDriverState *rw_bs);
 
 /**
  * qcow2_rw_backing_guard_take:
