@@ -354,32 +354,64 @@ int coroutine_fn qcow2_shell_judge(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
+/* Does what was found when the bitmaps were recovered still hold? */
+static bool is_lease_good(BlockDriverState *bs, Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Error *reason = NULL;
+
+    if (qcow2_log_lease_judge(&rwb->recovery->lease, &rwb->file, &reason) ==
+        QCOW2_LOG_LEASE_BROKEN) {
+        error_propagate(errp, reason);
+        return false;
+    }
+    error_free(reason);
+    return true;
+}
+
+/* The same for those that were closed; @state is what is found now */
+static bool GRAPH_RDLOCK
+is_guard_good(BlockDriverState *bs, Qcow2RwBackingGuardState *state,
+              Error **errp)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Error *reason = NULL;
+    bool grown;
+
+    *state = qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
+                                            &grown, &reason);
+    if (is_good(bs, *state) && !grown) {
+        set_guard_state(bs, *state, reason);
+        return true;
+    }
+    if (grown) {
+        error_free(reason);
+        error_setg(errp, "It has grown while it was in use");
+        *state = QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
+    } else {
+        error_propagate(errp, reason);
+    }
+    return false;
+}
+
 void qcow2_shell_judge_again(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
-    Qcow2RwBackingGuardState state;
+    Qcow2RwBackingGuardState state = QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
     Error *local_err = NULL;
     BdrvDirtyBitmap *bitmap;
-    bool grown;
 
     if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF ||
         rwb->state.verdict != QCOW2_SHELL_TRUSTED ||
-        rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE) {
+        (rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE && !rwb->recovery)) {
         return;
     }
-    state = qcow2_rw_backing_guard_compare(&rwb->guard, &rwb->file, rwb->child,
-                                           &grown, &local_err);
-    if (is_good(bs, state) && !grown) {
-        set_guard_state(bs, state, local_err);
+    if (rwb->recovery ? is_lease_good(bs, &local_err)
+                      : is_guard_good(bs, &state, &local_err)) {
         return;
-    }
-    if (grown) {
-        error_free(local_err);
-        local_err = NULL;
-        error_setg(&local_err, "It has grown while it was in use");
-        state = QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
     }
 
+    forget_recovery(rwb);
     mismatch(bs, state, local_err);
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
         if (bdrv_dirty_bitmap_get_persistence(bitmap) &&

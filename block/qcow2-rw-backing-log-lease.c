@@ -182,6 +182,16 @@ qcow2_log_lease_judge(const Qcow2LogLease *lease,
         ? QCOW2_LOG_LEASE_FITS : QCOW2_LOG_LEASE_BROKEN;
 }
 
+void qcow2_log_lease_vouch(Qcow2RwBacking *rwb)
+{
+    Qcow2LogLease *lease = &rwb->recovery->lease;
+    Qcow2LogLease new = { .nonce = lease->nonce, .number = lease->number };
+
+    new.is_file = get_evidence(&rwb->file, &new.seen, &new.inode, new.boot_id,
+                               NULL);
+    *lease = new;
+}
+
 void qcow2_log_lease_assume(Qcow2Log *log)
 {
     log->latest_until = from_ns(now_ns() + LEASE_NS);

@@ -58,6 +58,12 @@ qcow2_log_lease_judge(const Qcow2LogLease *lease,
                       const Qcow2RwBackingFile *file, Error **errp);
 
 /*
+ * The user has put another disk in the place of the one that was judged, and
+ * vouches for it: what was recovered is about what that looks like now.
+ */
+void qcow2_log_lease_vouch(Qcow2RwBacking *rwb);
+
+/*
  * The file may have leases that are not known yet, which were made just before:
  * to be called when a header is found that lets the log count.
  */

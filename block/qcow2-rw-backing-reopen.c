@@ -218,8 +218,8 @@ void qcow2_shell_reopen_abort(BDRVReopenState *state)
 }
 
 /*
- * The RW backing was replaced while the bitmaps are stored: what was recorded
- * is about the old one.
+ * The RW backing was replaced while the bitmaps are stored, or have been
+ * recovered: what was recorded is about the old one.
  */
 static void GRAPH_RDLOCK renew_guard(BlockDriverState *bs)
 {
@@ -228,7 +228,11 @@ static void GRAPH_RDLOCK renew_guard(BlockDriverState *bs)
     uint32_t bitmaps_checksum = guard->bitmaps_checksum;
     bool shrunk = guard->shrunk;
 
-    if (guard->kind != QCOW2_RW_BACKING_GUARD_NONE) {
+    if (s->rw_backing->recovery) {
+        qcow2_rw_backing_file_find(&s->rw_backing->file,
+                                   s->rw_backing->child->bs);
+        qcow2_log_lease_vouch(s->rw_backing);
+    } else if (guard->kind != QCOW2_RW_BACKING_GUARD_NONE) {
         qcow2_rw_backing_guard_take(guard, &s->rw_backing->file,
                                     s->rw_backing->child, NULL);
         guard->bitmaps_checksum = bitmaps_checksum;
