@@ -26,7 +26,9 @@
  * Variants, by macros:
  *   WRITERS=1, WRITERS=2
  *   COMMANDS=MASK  two bitmaps; 1: merge, 2: enable and disable, 4: a transaction
- *                  that is committed or undone, 8: a backup job
+ *                  that is committed or undone, 8: a backup job.  With 8 alone
+ *                  there is one bitmap: what a job does has nothing to do with
+ *                  any other
  *   FAILURES=N     at most so many flushes fail, of either file
  *   ONE_LIFE       nothing is opened after a crash, nothing is closed
  *   SPLIT_END      a request ends after its dirty bits, in a step of its own
@@ -58,9 +60,13 @@
 
 /* bitmaps, and copies of the disk that backups have made or are making */
 #ifdef COMMANDS
+#if COMMANDS == 8
+#define NB 1
+#else
 #define NB 2
-#define COPIES 3
-#define JOB 2
+#endif
+#define COPIES (NB + 1)
+#define JOB NB
 #else
 #define NB 1
 #define COPIES 1
@@ -538,7 +544,9 @@ inline forget()
     unsure = unsure | (pending != 0);
     merging = 0; pending = 0; transaction = 0; job = 0;
     successor = 0;
-    saved[0] = 0; saved[1] = 0;
+    for (b : 0 .. NB - 1) {
+        saved[b] = 0
+    }
     relied_on[JOB] = 0;
     differs[JOB] = 0;
     differs_medium[JOB] = 0;
@@ -572,8 +580,11 @@ inline bury()
         differs_medium[b] = 0
     }
 #ifdef COMMANDS
-    promised[0] = 0; promised[1] = 0; either = 0; unsure = 0;
-    relied_on[0] = 0; relied_on[1] = 0;
+    for (b : 0 .. NB - 1) {
+        promised[b] = 0;
+        relied_on[b] = 0
+    }
+    either = 0; unsure = 0;
 #endif
 #ifdef FAILURES
     failures = FAILURES
@@ -809,8 +820,8 @@ inline command_returns(when)
 {
     if
     :: pending == when ->
-        promised[1] = promised[1] | merging;
-        relied_on[1] = recording[1];
+        promised[NB - 1] = promised[NB - 1] | merging;
+        relied_on[NB - 1] = recording[NB - 1];
         merging = 0; either = 0;
         pending = 0
     :: else
@@ -878,12 +889,14 @@ proctype checkpoint()
         :: pending == 1 -> pending = 2
         :: else
         fi;
+#if NB > 1
         c_step = 3;
         tidy()
     }
     :: d_step {
         c_step == 3 ->
         read_bitmap(1);
+#endif
         c_step = 4;
         tidy()
     }
@@ -1334,7 +1347,7 @@ proctype user()
         MAY_COMMAND && !job ->
         if
         :: t_slot = 0
-        :: recording[1] -> t_slot = 1
+        :: recording[NB - 1] -> t_slot = NB - 1
         fi;
         bitmap[t_slot] = 0;
         done(t_slot);
@@ -1343,6 +1356,7 @@ proctype user()
         told_later();
         tidy()
     }
+#if NB > 1
     /* merge */
     :: d_step {
         (COMMANDS & 1) && MAY_COMMAND && !job ->
@@ -1408,6 +1422,7 @@ proctype user()
         done(1);
         transaction = 0
     }
+#endif
     /* a backup job begins */
     :: d_step {
         (COMMANDS & 8) && MAY_COMMAND && !job ->
