@@ -378,9 +378,9 @@ static bool has_work(BlockDriverState *bs)
     Qcow2RwBacking *rwb = qcow2_shell(bs);
 
     return rwb->pointer.log && bdrv_is_writable(bs) &&
-           !rwb->state.needs_repair &&
-           (rwb->log->phase != QCOW2_LOG_IDLE || rwb->directory->len ||
-            bdrv_has_named_bitmaps(bs));
+           (rwb->log->phase != QCOW2_LOG_IDLE ||
+            (!rwb->state.needs_repair &&
+             (rwb->directory->len || bdrv_has_named_bitmaps(bs))));
 }
 
 static bool GRAPH_RDLOCK is_exchanged(BlockDriverState *bs)
@@ -425,6 +425,9 @@ static int coroutine_fn GRAPH_RDLOCK checkpoint(BlockDriverState *bs,
         !qcow2_shell_state_may_write(&qcow2_shell(bs)->state)) {
         error_setg(errp, "The header of '%s' is not up to date, which the next "
                    "write has to change first", bs->filename);
+        ret = -EIO;
+    } else if (qcow2_shell(bs)->state.needs_repair) {
+        error_setg(errp, "Its metadata was found to be damaged");
         ret = -EIO;
     }
     if (is_exchanged(bs)) {
@@ -649,7 +652,7 @@ static bool GRAPH_RDLOCK is_due(BlockDriverState *bs)
     int64_t interval = rwb->checkpoint_interval * NANOSECONDS_PER_SECOND;
     int64_t now = now_ns();
 
-    if (!has_work(bs) || now < log->retry_time) {
+    if (!has_work(bs) || rwb->state.needs_repair || now < log->retry_time) {
         return false;
     }
     return log->pending.directory || is_exchanged(bs) ||
