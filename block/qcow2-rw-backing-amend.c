@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-block-core.h"
+#include "qapi/util.h"
 #include "qemu/lockable.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
@@ -19,9 +20,10 @@
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing-bitmap-data.h"
 #include "qcow2-rw-backing-bitmaps.h"
+#include "qcow2-rw-backing-fill.h"
 #include "qcow2-rw-backing-inspect.h"
+#include "qcow2-rw-backing-map-option.h"
 
 #define BLOCK_OPT_RW_BACKING_CHANGED    "rw-backing-changed"
 
@@ -204,6 +206,8 @@ store_pointer(BlockDriverState *bs, Qcow2RwBackingPointer *ptr, Error **errp)
     ptr->log = old.log;
     ptr->log_offset = old.log_offset;
     ptr->log_armed = old.log_armed;
+    /* Here, the user's word that it is the same disk is not enough */
+    ptr->map = ptr->map_unproven = old.map;
     s->rw_backing->pointer = *ptr;
     ret = qcow2_update_header(bs);
     if (ret < 0) {
@@ -311,6 +315,37 @@ static bool check_not_damaged(BlockDriverState *bs, QemuOpts *opts,
     return true;
 }
 
+static bool parse_map(BlockDriverState *bs, const char *map, int *option,
+                      bool moves, Error **errp)
+{
+    ERRP_GUARD();
+
+    *option = qapi_enum_parse(&BlockdevQcow2RwBackingMap_lookup, map, 0, errp);
+    if (*errp) {
+        return false;
+    }
+    if (moves) {
+        error_setg(errp, "Place and allocation map of the RW backing cannot be "
+                   "amended at the same time");
+        return false;
+    }
+    return true;
+}
+
+/* What amend options need to tell their progress */
+typedef struct Progress {
+    BlockDriverState *bs;
+    BlockDriverAmendStatusCB *status_cb;
+    void *opaque;
+} Progress;
+
+static void scan_progress(void *opaque, uint64_t done, uint64_t total)
+{
+    Progress *progress = opaque;
+
+    progress->status_cb(progress->bs, done, total, progress->opaque);
+}
+
 static int GRAPH_RDLOCK
 qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
                                BlockDriverAmendStatusCB *status_cb,
@@ -323,6 +358,8 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
                                          false);
     bool has_log = qemu_opt_find(opts, BLOCK_OPT_RW_BACKING_LOG);
     bool log = qemu_opt_get_bool_del(opts, BLOCK_OPT_RW_BACKING_LOG, true);
+    g_autofree char *map = qemu_opt_get_del(opts, BLOCK_OPT_RW_BACKING_MAP);
+    int map_option = 0;
     Qcow2RwBackingPointer ptr = { };
     Qcow2RwBackingGuard old_guard = s->rw_backing->guard, guard;
     int ret = -EINVAL;
@@ -335,6 +372,15 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
     if ((name || format) && changed) {
         error_setg(errp, "Place and content of the RW backing cannot be "
                    "amended at the same time");
+        return -EINVAL;
+    }
+    if (map && !parse_map(bs, map, &map_option, name || format, errp)) {
+        return -EINVAL;
+    }
+    if (has_log && !log && s->rw_backing->pointer.map &&
+        !(map && map_option == BLOCKDEV_QCOW2_RW_BACKING_MAP_OFF)) {
+        error_setg(errp, "'%s' keeps an allocation map, which requires the "
+                   "write-intent log", bs->filename);
         return -EINVAL;
     }
     if (!check_not_damaged(bs, opts, errp) ||
@@ -356,12 +402,19 @@ qcow2_rw_backing_amend_options(BlockDriverState *bs, QemuOpts *opts,
             s->rw_backing->guard = old_guard;
         }
     }
+    if (ret == 0 && map) {
+        Progress progress = { bs, status_cb, cb_opaque };
+
+        ret = qcow2_shell_set_map_sync(bs, map_option,
+                                       status_cb ? scan_progress : NULL,
+                                       &progress, errp);
+    }
     if (ret == 0 && has_log) {
         ret = store_log_option(bs, log, errp);
     }
     if (ret == 0 && changed) {
         /* Perhaps unnoticed: the next backup gets everything */
-        qcow2_shell_fill_bitmaps(bs, true);
+        qcow2_shell_fill_all(bs, true);
     }
 out:
     qcow2_rw_backing_pointer_destroy(&ptr);
@@ -421,6 +474,19 @@ amend_name(BlockDriverState *bs, const char *name, Error **errp)
     return ret;
 }
 
+/* The image is in use */
+static int coroutine_fn GRAPH_RDLOCK
+amend_map(BlockDriverState *bs, BlockdevQcow2RwBackingMap option, Error **errp)
+{
+    AioContext *ctx = qemu_get_current_aio_context();
+    int ret;
+
+    aio_co_reschedule_self(qemu_get_aio_context());
+    ret = qcow2_shell_set_map(bs, option, NULL, NULL, errp);
+    aio_co_reschedule_self(ctx);
+    return ret;
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
                           bool force, Error **errp)
@@ -431,6 +497,13 @@ qcow2_rw_backing_co_amend(BlockDriverState *bs, BlockdevAmendOptions *opts,
     if (opts->u.qcow2.encrypt) {
         error_setg(errp, "Image with an RW backing must not have: encryption");
         return -EINVAL;
+    }
+    if (opts->u.qcow2.has_rw_backing_map) {
+        int ret = amend_map(bs, opts->u.qcow2.rw_backing_map, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
     }
     if (!name) {
         return 0;
@@ -449,6 +522,7 @@ static QemuOptsList qcow2_rw_backing_amend_opts = {
         QCOW2_RW_BACKING_OPT,
         QCOW2_RW_BACKING_FMT_OPT,
         QCOW2_RW_BACKING_LOG_OPT,
+        QCOW2_RW_BACKING_MAP_OPT,
         {
             .name = BLOCK_OPT_RW_BACKING_CHANGED,
             .type = QEMU_OPT_BOOL,

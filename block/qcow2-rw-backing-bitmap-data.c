@@ -14,6 +14,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/bitmap.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
@@ -160,10 +161,10 @@ extend_run(BlockDriverState *bs, Run *run, uint64_t *table_entry)
     return 0;
 }
 
-/* A bitmap that is being stored, and what was true of it at the start */
+/* Bits that are being stored, and what was true of them at the start */
 typedef struct Source {
-    BdrvDirtyBitmap *bitmap;
-    BdrvDirtyBitmap *successor; /* NULL if there is none */
+    const Qcow2ShellBits *bits;
+    BdrvDirtyBitmap *successor; /* of the bitmap, NULL if there is none */
     unsigned int changes;
     int64_t size;               /* in bytes of the disk */
     int64_t coverage;           /* of a cluster, likewise */
@@ -196,6 +197,48 @@ static bool is_dirty(BdrvDirtyBitmap *bitmap, int64_t offset, int64_t bytes)
     return bitmap && bdrv_dirty_bitmap_next_dirty(bitmap, offset, bytes) >= 0;
 }
 
+/* With bs->dirty_bitmap_mutex held */
+static Content read_bitmap(BlockDriverState *bs, const Source *source,
+                           int64_t offset, int64_t bytes, uint8_t *data)
+{
+    BDRVQcow2State *s = bs->opaque;
+    BdrvDirtyBitmap *bitmap = source->bits->bitmap;
+    uint64_t size;
+
+    if (!is_dirty(bitmap, offset, bytes) &&
+        !is_dirty(source->successor, offset, bytes)) {
+        return CONTENT_ZEROES;
+    }
+    /* A last cluster would have ones behind the end of the bitmap */
+    if (bytes == source->coverage &&
+        bdrv_dirty_bitmap_next_zero(bitmap, offset, bytes) < 0) {
+        return CONTENT_ONES;
+    }
+    size = bdrv_dirty_bitmap_serialization_size(bitmap, offset, bytes);
+    assert(size <= s->cluster_size);
+    bdrv_dirty_bitmap_serialize_part(bitmap, data, offset, bytes);
+    if (source->successor) {
+        add_successor(bs, source, offset, bytes, data, size);
+    }
+    memset(data + size, 0, s->cluster_size - size);
+    return CONTENT_DATA;
+}
+
+static Content read_map(BlockDriverState *bs, const Source *source,
+                        uint64_t index, uint8_t *data)
+{
+    size_t len = ((BDRVQcow2State *)bs->opaque)->cluster_size;
+
+    qcow2_map_serialize(source->bits->map, index * len * 8, data, len);
+    if (buffer_is_zero(data, len)) {
+        return CONTENT_ZEROES;
+    }
+    if (data[0] == 0xff && !memcmp(data, data + 1, len - 1)) {
+        return CONTENT_ONES;
+    }
+    return CONTENT_DATA;
+}
+
 /*
  * Reads cluster @index.  The bitmap itself may be gone once something else had
  * the chance to run, which is noticed by the number of changes.
@@ -203,33 +246,16 @@ static bool is_dirty(BdrvDirtyBitmap *bitmap, int64_t offset, int64_t bytes)
 static Content read_cluster(BlockDriverState *bs, const Source *source,
                             uint64_t index, uint8_t *data)
 {
-    BDRVQcow2State *s = bs->opaque;
     int64_t offset = index * source->coverage;
     int64_t bytes = MIN(source->coverage, source->size - offset);
-    uint64_t size;
 
     QEMU_LOCK_GUARD(&bs->dirty_bitmap_mutex);
 
     if (bs->dirty_bitmap_changes != source->changes) {
         return CONTENT_CHANGED;
     }
-    if (!is_dirty(source->bitmap, offset, bytes) &&
-        !is_dirty(source->successor, offset, bytes)) {
-        return CONTENT_ZEROES;
-    }
-    /* A last cluster would have ones behind the end of the bitmap */
-    if (bytes == source->coverage &&
-        bdrv_dirty_bitmap_next_zero(source->bitmap, offset, bytes) < 0) {
-        return CONTENT_ONES;
-    }
-    size = bdrv_dirty_bitmap_serialization_size(source->bitmap, offset, bytes);
-    assert(size <= s->cluster_size);
-    bdrv_dirty_bitmap_serialize_part(source->bitmap, data, offset, bytes);
-    if (source->successor) {
-        add_successor(bs, source, offset, bytes, data, size);
-    }
-    memset(data + size, 0, s->cluster_size - size);
-    return CONTENT_DATA;
+    return source->bits->map ? read_map(bs, source, index, data)
+                             : read_bitmap(bs, source, offset, bytes, data);
 }
 
 /* @data has room for a cluster */
@@ -238,7 +264,6 @@ store_cluster(BlockDriverState *bs, const Source *source, uint64_t index,
               uint8_t *data, Run *run, uint64_t *table, uint32_t *sums)
 {
     BDRVQcow2State *s = bs->opaque;
-    const char *name;
     int ret;
 
     switch (read_cluster(bs, source, index, data)) {
@@ -253,8 +278,7 @@ store_cluster(BlockDriverState *bs, const Source *source, uint64_t index,
     case CONTENT_DATA:
         break;
     }
-    name = bdrv_dirty_bitmap_name(source->bitmap);
-    sums[index] = sum_cluster(bs, name, index, data);
+    sums[index] = sum_cluster(bs, source->bits->name, index, data);
     if (data) {
         ret = extend_run(bs, run, &table[index]);
         if (ret < 0) {
@@ -266,19 +290,30 @@ store_cluster(BlockDriverState *bs, const Source *source, uint64_t index,
     return 0;
 }
 
+int64_t qcow2_shell_coverage(BlockDriverState *bs, const Qcow2ShellBits *bits)
+{
+    BDRVQcow2State *s = bs->opaque;
+
+    return bits->map
+        ? (int64_t)s->cluster_size * 8 << bits->map->granularity_bits
+        : bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
+                                                   bits->bitmap);
+}
+
 int coroutine_mixed_fn
-qcow2_shell_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+qcow2_shell_store_data(BlockDriverState *bs, const Qcow2ShellBits *bits,
                        const unsigned long *keep, uint64_t *table,
                        uint32_t *sums)
 {
     BDRVQcow2State *s = bs->opaque;
     Source source = {
-        .bitmap    = bitmap,
-        .successor = bdrv_dirty_bitmap_successor(bitmap),
+        .bits      = bits,
+        .successor = bits->map ? NULL
+                               : bdrv_dirty_bitmap_successor(bits->bitmap),
         .changes   = bs->dirty_bitmap_changes,
-        .size      = bdrv_dirty_bitmap_size(bitmap),
-        .coverage  = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
-                                                              bitmap),
+        .size      = bits->map ? bits->map->size
+                               : bdrv_dirty_bitmap_size(bits->bitmap),
+        .coverage  = qcow2_shell_coverage(bs, bits),
     };
     uint64_t table_size = DIV_ROUND_UP(source.size, source.coverage);
     g_autofree uint8_t *data = g_try_malloc(s->cluster_size);
@@ -326,28 +361,34 @@ read_run(BlockDriverState *bs, const uint64_t *table, uint32_t table_size,
     return bdrv_co_pread(bs->file, run->offset, run->length, run->data, 0);
 }
 
-/* Takes what an entry of the table refers to over into @bitmap */
-static void deserialize_cluster(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-                                uint64_t index, const uint8_t *data)
+/* Takes what an entry of the table refers to over into @bits */
+static void deserialize_cluster(BlockDriverState *bs,
+                                const Qcow2ShellBits *bits, uint64_t index,
+                                const uint8_t *data)
 {
     BDRVQcow2State *s = bs->opaque;
-    int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
-                                                                bitmap);
-    int64_t start = index * coverage;
-    int64_t bytes = MIN(coverage, bdrv_dirty_bitmap_size(bitmap) - start);
+    int64_t start, bytes;
 
+    if (bits->map) {
+        qcow2_map_deserialize(bits->map, index * s->cluster_size * 8, data,
+                              s->cluster_size);
+        return;
+    }
+    start = index * qcow2_shell_coverage(bs, bits);
+    bytes = MIN(qcow2_shell_coverage(bs, bits),
+                bdrv_dirty_bitmap_size(bits->bitmap) - start);
     if (data) {
-        bdrv_dirty_bitmap_deserialize_part(bitmap, (uint8_t *)data, start,
+        bdrv_dirty_bitmap_deserialize_part(bits->bitmap, (uint8_t *)data, start,
                                            bytes, false);
     } else {
-        bdrv_dirty_bitmap_deserialize_ones(bitmap, start, bytes, false);
+        bdrv_dirty_bitmap_deserialize_ones(bits->bitmap, start, bytes, false);
     }
 }
 
 int coroutine_fn
-qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
+qcow2_shell_co_load_data(BlockDriverState *bs, const Qcow2ShellBits *bits,
                          const uint64_t *table, uint32_t table_size,
-                         BdrvDirtyBitmap *bitmap, uint32_t *sums)
+                         uint32_t *sums)
 {
     Run run;
     uint32_t i;
@@ -373,39 +414,15 @@ qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
             }
             data = run.data + (cluster - run.offset);
         }
-        if (bitmap) {
-            deserialize_cluster(bs, bitmap, i, data);
+        if (bits->map || bits->bitmap) {
+            deserialize_cluster(bs, bits, i, data);
         }
-        sums[i] = sum_cluster(bs, name, i, data);
+        sums[i] = sum_cluster(bs, bits->name, i, data);
     }
-    if (ret == 0 && bitmap) {
-        bdrv_dirty_bitmap_deserialize_finish(bitmap);
+    if (ret == 0 && bits->bitmap) {
+        bdrv_dirty_bitmap_deserialize_finish(bits->bitmap);
     }
 
     qemu_vfree(run.data);
     return ret;
-}
-
-/* In memory */
-
-/*
- * Bits that are set here have no marks in the log: it is a change that whoever
- * stores bitmaps has to notice.
- */
-void qcow2_shell_fill_bitmaps(BlockDriverState *bs, bool all)
-{
-    BdrvDirtyBitmap *bitmap;
-
-    QEMU_LOCK_GUARD(&bs->dirty_bitmap_mutex);
-
-    for (bitmap = bdrv_dirty_bitmap_first(bs); bitmap;
-         bitmap = bdrv_dirty_bitmap_next(bitmap)) {
-        if ((all || bdrv_dirty_bitmap_enabled(bitmap)) &&
-            !bdrv_dirty_bitmap_inconsistent(bitmap) &&
-            !bdrv_dirty_bitmap_readonly(bitmap)) {
-            bdrv_set_dirty_bitmap_locked(bitmap, 0,
-                                         bdrv_dirty_bitmap_size(bitmap));
-            bs->dirty_bitmap_changes++;
-        }
-    }
 }

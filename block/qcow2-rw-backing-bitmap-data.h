@@ -8,42 +8,54 @@
 #define BLOCK_QCOW2_RW_BACKING_BITMAP_DATA_H
 
 #include "block/block_int.h"
+#include "qcow2-rw-backing-map.h"
+
+/*
+ * What is stored or loaded: a bitmap or the allocation map; neither of them if
+ * nobody needs what was stored, but it shall be read all the same
+ */
+typedef struct Qcow2ShellBits {
+    const char *name;           /* in the image, a bitmap may have another */
+    BdrvDirtyBitmap *bitmap;
+    Qcow2Map *map;
+} Qcow2ShellBits;
+
+/* Bytes of the disk that a cluster of @bits is about */
+int64_t qcow2_shell_coverage(BlockDriverState *bs, const Qcow2ShellBits *bits);
 
 /**
  * qcow2_shell_store_data:
- * @bitmap: has to fit in a bitmap table; its successor is added
+ * @bits: has to fit in a bitmap table; the successor of a bitmap is added
  * @keep: the entries of @table that stay as they are
  * @table: a bitmap table in host byte order; entries that do not stay are 0,
  *         and filled in
  * @sums: for each entry, what it adds to the checksum (see "Checksum of
  *        bitmaps" in the specification); filled in likewise
  *
- * Writes the content of @bitmap to new clusters.  Bits may be set meanwhile,
+ * Writes the content of @bits to new clusters.  Bits may be set meanwhile,
  * and are stored or not.
  *
  * Returns 0, or -EAGAIN if bitmaps have changed in another way, or -errno; new
  * clusters that @table refers to then are to be freed by the caller.
  */
 int coroutine_mixed_fn GRAPH_RDLOCK
-qcow2_shell_store_data(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+qcow2_shell_store_data(BlockDriverState *bs, const Qcow2ShellBits *bits,
                        const unsigned long *keep, uint64_t *table,
                        uint32_t *sums);
 
 /**
  * qcow2_shell_co_load_data:
- * @name: of the stored bitmap, which @bitmap need not have
+ * @bits: without any that are set; filled in
  * @table: a valid bitmap table in host byte order
- * @table_size: number of its entries, just enough for @bitmap
- * @bitmap: a bitmap without any bits set; filled in.  NULL if nobody needs it,
- *          but it shall be read all the same
+ * @table_size: number of its entries, just enough for @bits
  * @sums: for each entry, what it adds to the checksum; filled in
  *
- * Returns 0, or -errno; @bitmap is not usable then.
+ * Returns 0, or -errno; @bits are not usable then.
  */
 int coroutine_fn GRAPH_RDLOCK
-qcow2_shell_co_load_data(BlockDriverState *bs, const char *name,
+qcow2_shell_co_load_data(BlockDriverState *bs, const Qcow2ShellBits *bits,
                          const uint64_t *table, uint32_t table_size,
-                         BdrvDirtyBitmap *bitmap, uint32_t *sums);
+                         uint32_t *sums);
 
 /*
  * Number of entries of the table of a bitmap for @size bytes, with a
@@ -58,14 +70,5 @@ uint64_t qcow2_shell_table_size(BlockDriverState *bs, uint64_t size,
  */
 uint32_t qcow2_shell_sum_bitmap(const char *name, uint32_t granularity,
                                 bool autoload);
-
-/**
- * qcow2_shell_fill_bitmaps:
- * @all: also bitmaps that do not record at the moment
- *
- * Makes bitmaps in memory say that everything has changed: what they miss
- * cannot be known, and this is never wrong.  May be called in any thread.
- */
-void qcow2_shell_fill_bitmaps(BlockDriverState *bs, bool all);
 
 #endif

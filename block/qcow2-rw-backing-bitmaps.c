@@ -24,6 +24,7 @@
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-directory.h"
 #include "qcow2-rw-backing-judge.h"
+#include "qcow2-rw-backing-map-watch.h"
 #include "qcow2-rw-backing-recovery.h"
 #include "qcow2-rw-backing-store.h"
 
@@ -32,13 +33,10 @@
 
 /* Loading */
 
-/*
- * @bitmap is NULL if the content shall only be looked at.  Returns false with
- * @errp set if it is not usable.
- */
+/* Returns false with @errp set if the content is not usable */
 static bool coroutine_fn GRAPH_RDLOCK
 load_content(BlockDriverState *bs, Qcow2ShellEntry *entry,
-             BdrvDirtyBitmap *bitmap, uint32_t *checksum, Error **errp)
+             const Qcow2ShellBits *bits, uint32_t *checksum, Error **errp)
 {
     uint64_t granularity = UINT64_C(1) << entry->granularity_bits;
     uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
@@ -56,8 +54,8 @@ load_content(BlockDriverState *bs, Qcow2ShellEntry *entry,
     ret = qcow2_shell_table_read(bs, entry, &table);
     if (ret == 0) {
         sums = g_try_new0(uint32_t, entry->table_size);
-        ret = sums ? qcow2_shell_co_load_data(bs, entry->name, table,
-                                              entry->table_size, bitmap, sums)
+        ret = sums ? qcow2_shell_co_load_data(bs, bits, table,
+                                              entry->table_size, sums)
                    : -ENOMEM;
     }
     if (ret < 0) {
@@ -70,7 +68,7 @@ load_content(BlockDriverState *bs, Qcow2ShellEntry *entry,
     for (i = 0; i < entry->table_size; i++) {
         *checksum += sums[i];
     }
-    if (bitmap) {
+    if (bits->bitmap || bits->map) {
         entry->table = g_steal_pointer(&table);
         entry->sums = g_steal_pointer(&sums);
     }
@@ -100,6 +98,7 @@ load_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry, bool believed,
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     uint32_t granularity = UINT32_C(1) << entry->granularity_bits;
     uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    Qcow2ShellBits bits = { .name = entry->name };
     Error *local_err = NULL;
     BdrvDirtyBitmap *bitmap;
 
@@ -114,10 +113,11 @@ load_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry, bool believed,
                          entry->name, bs->filename);
         return;
     }
+    bits.bitmap = bitmap;
     rwb->loaded = g_slist_prepend(rwb->loaded, bitmap);
     bdrv_dirty_bitmap_set_persistence(bitmap, true);
     if (believed &&
-        !load_content(bs, entry, bitmap, checksum, &local_err)) {
+        !load_content(bs, entry, &bits, checksum, &local_err)) {
         qcow2_shell_report_damage(bs, local_err, "Bitmap '%s' in '%s' is "
                                   "inconsistent: ", entry->name, bs->filename);
         believed = false;
@@ -125,7 +125,7 @@ load_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry, bool believed,
     if (!(entry->flags & QCOW2_SHELL_BITMAP_AUTO)) {
         bdrv_disable_dirty_bitmap(bitmap);
     } else if (believed && rwb->recovery) {
-        qcow2_log_recovery_apply(rwb->recovery, bitmap);
+        qcow2_log_recovery_apply(rwb->recovery, &bits);
     }
     if (!believed) {
         bdrv_dirty_bitmap_set_inconsistent(bitmap);
@@ -143,16 +143,17 @@ merge_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry,
              BdrvDirtyBitmap *bitmap, uint32_t *checksum)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Qcow2ShellBits bits = { .name = entry->name };
     BdrvDirtyBitmap *stored;
     Error *local_err = NULL;
     bool ok;
 
-    stored = bdrv_create_dirty_bitmap(bs,
+    bits.bitmap = stored = bdrv_create_dirty_bitmap(bs,
                                       UINT32_C(1) << entry->granularity_bits,
                                       NULL, &local_err);
-    ok = stored && load_content(bs, entry, stored, checksum, &local_err);
+    ok = stored && load_content(bs, entry, &bits, checksum, &local_err);
     if (ok && rwb->recovery && (entry->flags & QCOW2_SHELL_BITMAP_AUTO)) {
-        qcow2_log_recovery_apply(rwb->recovery, stored);
+        qcow2_log_recovery_apply(rwb->recovery, &bits);
     }
     /* The bitmap in memory is another one than that in the image */
     g_clear_pointer(&entry->table, g_free);
@@ -177,6 +178,83 @@ merge_bitmap(BlockDriverState *bs, Qcow2ShellEntry *entry,
     }
     if (stored) {
         bdrv_release_dirty_bitmap(stored);
+    }
+}
+
+/*
+ * Returns the allocation map, for the size of the disk when it was stored, or
+ * NULL if it cannot be used.  One that was not removed when the image ceased to
+ * keep one is only read.
+ */
+static Qcow2Map * coroutine_fn GRAPH_RDLOCK
+load_map(BlockDriverState *bs, Qcow2ShellEntry *entry, uint32_t *checksum)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    Qcow2ShellBits bits = { .name = entry->name };
+    Error *local_err = NULL;
+
+    if (rwb->pointer.map && (entry->flags & QCOW2_SHELL_BITMAP_AUTO) &&
+        entry->granularity_bits >= QCOW2_MAP_MIN_GRANULARITY_BITS) {
+        bits.map = qcow2_map_new(size, entry->granularity_bits);
+    }
+    if (!load_content(bs, entry, &bits, checksum, &local_err)) {
+        qcow2_shell_report_damage(bs, local_err, "Allocation map of '%s' "
+                                  "cannot be used: ", bs->filename);
+        g_clear_pointer(&bits.map, qcow2_map_free);
+    }
+    if (bits.map && rwb->recovery) {
+        qcow2_log_recovery_apply(rwb->recovery, &bits);
+    }
+    return bits.map;
+}
+
+/*
+ * Takes over @map, which is NULL if there is none that can be used: all of the
+ * disk may hold data then.  What was stored is not enough where a lie would
+ * make full backups wrong: the user has no evidence that nobody else has
+ * written.
+ */
+static void settle_map(BlockDriverState *bs, Qcow2Map *map, bool stale)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+
+    if (rwb->state.verdict == QCOW2_SHELL_DISTRUSTED) {
+        g_clear_pointer(&map, qcow2_map_free);
+    }
+    if (!rwb->pointer.map) {
+        return;
+    }
+    if (!map) {
+        if (stale) {
+            warn_report("Allocation map of '%s' is out of date: all of its "
+                        "disk counts as data", bs->filename);
+        }
+        map = qcow2_map_new(size,
+                            qcow2_map_granularity_bits(
+                                size, QCOW2_SHELL_BITMAP_MAX_CONTENT));
+        qcow2_map_set_all(map);
+        stat64_add(&map->changes, 1);
+    } else if (rwb->guard_state != QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED ||
+               rwb->pointer.map_unproven) {
+        qcow2_map_doubt(map);
+    }
+    qcow2_map_publish(bs, map);
+}
+
+/* Others have written to what is new, or nobody knows */
+static void grow_map(BlockDriverState *bs, uint64_t old_size, uint64_t size)
+{
+    Qcow2Map *map = qcow2_shell(bs)->map;
+
+    if (map) {
+        qcow2_map_resize(map, size);
+        qcow2_map_update_gate(bs);
+        if (size > old_size) {
+            qcow2_map_set(map, old_size, size - old_size);
+        }
+        stat64_add(&map->changes, 1);
     }
 }
 
@@ -244,6 +322,7 @@ static void grow_bitmaps(BlockDriverState *bs)
     BdrvDirtyBitmap *bitmap;
 
     bs->total_sectors = size / BDRV_SECTOR_SIZE;
+    grow_map(bs, rwb->stored_size, size);
     bdrv_dirty_bitmap_truncate(bs, size);
     FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
         /* Through the shell, those that do not record get nothing to record */
@@ -300,19 +379,21 @@ static void shrink_bitmaps(BlockDriverState *bs)
     uint64_t size = rwb->shrunk_size;
 
     bs->total_sectors = size / BDRV_SECTOR_SIZE;
+    grow_map(bs, rwb->stored_size, size);
     bdrv_dirty_bitmap_truncate(bs, size);
     rwb->shrunk = true;
     rwb->shrunk_size = 0;
 }
 
-static void report_recovery(BlockDriverState *bs)
+static void report_recovery(BlockDriverState *bs, bool with_map)
 {
     const Qcow2LogRecovery *recovery = qcow2_shell(bs)->recovery;
     g_autofree char *added = size_to_str(qcow2_log_recovery_bytes(recovery));
 
-    info_report("Bitmaps of '%s' recovered after a crash: %" PRIu32 ", with up "
-                "to %s added that may have been written to", bs->filename,
-                recovery->super.nb_covered, added);
+    info_report("Bitmaps of '%s' recovered after a crash: %" PRIu32 "%s, with "
+                "up to %s added that may have been written to", bs->filename,
+                recovery->super.nb_covered - (with_map ? 1 : 0),
+                with_map ? " and the allocation map" : "", added);
 }
 
 void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
@@ -321,7 +402,8 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
     bool trusted = rwb->state.verdict != QCOW2_SHELL_DISTRUSTED;
     GPtrArray *directory = directory_read_or_drop(bs);
     uint32_t checksum = 0;
-    bool stale = false;
+    bool stale = false, stale_map = false;
+    Qcow2Map *map = NULL;
     guint i;
 
     if (rwb->grown_size || rwb->shrunk_size) {
@@ -335,6 +417,13 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
         BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, entry->name);
 
         entry->loaded = true;
+        if (qcow2_shell_is_map(entry->name)) {
+            stale_map = !in_use;
+            if (trusted && !in_use) {
+                map = load_map(bs, entry, &checksum);
+            }
+            continue;
+        }
         stale |= !in_use;
         if (!bitmap) {
             load_bitmap(bs, entry, trusted && !in_use, &checksum);
@@ -352,8 +441,9 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
         qcow2_shell_report_stale_bitmaps(bs);
     } else if (rwb->recovery &&
                rwb->state.verdict != QCOW2_SHELL_DISTRUSTED) {
-        report_recovery(bs);
+        report_recovery(bs, map);
     }
+    settle_map(bs, map, stale_map);
     if (rwb->grown_size) {
         grow_bitmaps(bs);
     } else if (rwb->shrunk_size) {
@@ -392,9 +482,10 @@ static void coroutine_fn GRAPH_RDLOCK verify_content(BlockDriverState *bs)
 
     for (i = 0; directory && i < directory->len; i++) {
         Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
+        Qcow2ShellBits bits = { .name = entry->name };
 
         if (!is_in_use(rwb, entry, i) &&
-            !load_content(bs, entry, NULL, &checksum, &local_err)) {
+            !load_content(bs, entry, &bits, &checksum, &local_err)) {
             qcow2_shell_report_damage(bs, local_err, "Bitmap '%s' in '%s' is "
                                       "inconsistent: ", entry->name,
                                       bs->filename);

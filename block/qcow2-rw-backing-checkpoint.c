@@ -380,7 +380,7 @@ static bool has_work(BlockDriverState *bs)
     return rwb->pointer.log && bdrv_is_writable(bs) &&
            (rwb->log->phase != QCOW2_LOG_IDLE ||
             (!rwb->state.needs_repair &&
-             (rwb->directory->len || bdrv_has_named_bitmaps(bs))));
+             (rwb->directory->len || rwb->map || bdrv_has_named_bitmaps(bs))));
 }
 
 static bool GRAPH_RDLOCK is_exchanged(BlockDriverState *bs)
@@ -406,6 +406,9 @@ static void coroutine_fn GRAPH_RDLOCK find_exchanged_disk(BlockDriverState *bs)
     /* The next generation comes with a new one */
     log->lease.nonce = 0;
     log->lease.durable = (Qcow2LogTime) { };
+    if (rwb->map) {
+        qcow2_map_doubt(rwb->map);
+    }
     retire_gate(log, qcow2_log_empty_gate(bs));
 }
 
@@ -645,6 +648,13 @@ static bool has_marks(Qcow2Log *log)
     return log->marks && qcow2_log_marks_count(log->marks);
 }
 
+/* Without a mark: somebody has looked at the disk */
+static bool has_new_zeroes(const Qcow2RwBacking *rwb)
+{
+    return rwb->map &&
+           rwb->stored_map_changes != stat64_get(&rwb->map->changes);
+}
+
 static bool GRAPH_RDLOCK is_due(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
@@ -658,7 +668,8 @@ static bool GRAPH_RDLOCK is_due(BlockDriverState *bs)
     return log->pending.directory || is_exchanged(bs) ||
            rwb->stored_changes != bs->dirty_bitmap_changes ||
            (log->phase == QCOW2_LOG_IDLE && qcow2_shell_can_be_covered(bs)) ||
-           (now - log->checkpoint_time >= interval && has_marks(log));
+           (now - log->checkpoint_time >= interval &&
+            (has_marks(log) || has_new_zeroes(rwb)));
 }
 
 static void coroutine_fn tick_entry(void *opaque)

@@ -22,6 +22,7 @@
 #include "qcow2.h"
 #include "qcow2-rw-backing-header.h"
 #include "qcow2-rw-backing-inspect.h"
+#include "qcow2-rw-backing-map-option.h"
 
 /* Options */
 
@@ -57,6 +58,12 @@ static bool wants_log(const BlockdevCreateOptionsQcow2 *opts)
     return !opts->has_rw_backing_log || opts->rw_backing_log;
 }
 
+static bool wants_map(const BlockdevCreateOptionsQcow2 *opts)
+{
+    return opts->has_rw_backing_map &&
+           opts->rw_backing_map != BLOCKDEV_QCOW2_RW_BACKING_MAP_OFF;
+}
+
 /* Refuses what an image without data of its own cannot have */
 static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
                                  Error **errp)
@@ -89,6 +96,11 @@ static bool check_create_options(BlockdevCreateOptionsQcow2 *opts,
     if (unsupported) {
         error_setg(errp, "An RW backing cannot be combined with %s",
                    unsupported);
+        return false;
+    }
+    if (wants_map(opts) && !wants_log(opts)) {
+        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_MAP "' requires '"
+                   BLOCK_OPT_RW_BACKING_LOG "'");
         return false;
     }
     return check_layout_options(opts, errp);
@@ -256,6 +268,32 @@ write_shell(BlockDriverState *file_bs, const char *buf, size_t cluster_size,
     return finish_shell(file_bs, cluster_size, errp);
 }
 
+/*
+ * The new shell has a map that knows nothing.  Finds out what of @rw_bs reads
+ * as zeroes, and stores that.
+ */
+static int coroutine_fn GRAPH_UNLOCKED
+fill_in_map(BlockDriverState *file_bs, BlockDriverState *rw_bs,
+            BlockdevQcow2RwBackingMap option, Error **errp)
+{
+    QDict *options = qdict_new();
+    BlockDriverState *bs;
+    int ret;
+
+    qdict_put_str(options, "driver", "qcow2");
+    qdict_put_str(options, "file", file_bs->node_name);
+    qdict_put_str(options, BLOCK_OPT_RW_BACKING, rw_bs->node_name);
+    bs = bdrv_co_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_RESIZE, errp);
+    if (!bs) {
+        return -EIO;
+    }
+    bdrv_graph_co_rdlock();
+    ret = qcow2_shell_set_map(bs, option, NULL, NULL, errp);
+    bdrv_graph_co_rdunlock();
+    bdrv_co_unref(bs);
+    return ret;
+}
+
 /* The RW backing */
 
 static bool coroutine_fn GRAPH_UNLOCKED
@@ -280,8 +318,9 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     int ret = -EINVAL;
 
     if (!opts->rw_backing) {
-        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_LOG "' requires '"
-                   BLOCK_OPT_RW_BACKING "'");
+        error_setg(errp, "'%s' requires '" BLOCK_OPT_RW_BACKING "'",
+                   opts->has_rw_backing_map ? BLOCK_OPT_RW_BACKING_MAP
+                                            : BLOCK_OPT_RW_BACKING_LOG);
         return -EINVAL;
     }
     if (!check_create_options(opts, errp)) {
@@ -302,6 +341,7 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     qcow2_rw_backing_pointer_from_node(rw_bs, &ptr);
     bdrv_graph_co_rdunlock();
     ptr.log = wants_log(opts);
+    ptr.map = wants_map(opts);
 
     if (!check_no_loop(file_bs, bdrv_get_node_name(file_bs), rw_bs, rw_name,
                        errp) ||
@@ -312,6 +352,9 @@ qcow2_rw_backing_co_create(BlockdevCreateOptions *create_options, Error **errp)
     if (buf && check_room(file_bs, bdrv_get_node_name(file_bs),
                           opts->cluster_size, errp)) {
         ret = write_shell(file_bs, buf, opts->cluster_size, errp);
+    }
+    if (ret == 0 && ptr.map) {
+        ret = fill_in_map(file_bs, rw_bs, opts->rw_backing_map, errp);
     }
 
 out:
@@ -372,9 +415,11 @@ create_rw_backing(const char *rw_filename, const char *format, uint64_t size,
     return 1;
 }
 
+/* @rw_bs is there if the shell shall have a map */
 static int coroutine_fn GRAPH_UNLOCKED
 create_shell_file(const char *filename, QemuOpts *opts, const char *buf,
-                  size_t cluster_size, Error **errp)
+                  BlockdevCreateOptionsQcow2 *qcow2_opts,
+                  BlockDriverState *rw_bs, Error **errp)
 {
     BlockDriverState *bs;
     int ret;
@@ -389,7 +434,10 @@ create_shell_file(const char *filename, QemuOpts *opts, const char *buf,
         return -EIO;
     }
 
-    ret = write_shell(bs, buf, cluster_size, errp);
+    ret = write_shell(bs, buf, qcow2_opts->cluster_size, errp);
+    if (ret == 0 && rw_bs) {
+        ret = fill_in_map(bs, rw_bs, qcow2_opts->rw_backing_map, errp);
+    }
     if (ret < 0) {
         bdrv_graph_co_rdlock();
         bdrv_co_delete_file_noerr(bs);
@@ -450,8 +498,10 @@ static bool take_rw_backing_options(NewShell *shell, const char *filename,
     const char *format = qdict_get_try_str(qdict, BLOCK_OPT_RW_BACKING_FMT);
 
     if (!name) {
-        error_setg(errp, "'" BLOCK_OPT_RW_BACKING_FMT "' requires '"
-                   BLOCK_OPT_RW_BACKING "'");
+        error_setg(errp, "'%s' requires '" BLOCK_OPT_RW_BACKING "'",
+                   format ? BLOCK_OPT_RW_BACKING_FMT :
+                   qdict_haskey(qdict, BLOCK_OPT_RW_BACKING_MAP)
+                   ? BLOCK_OPT_RW_BACKING_MAP : BLOCK_OPT_RW_BACKING_LOG);
         return false;
     }
     shell->rw_name = g_strdup(name);
@@ -490,6 +540,7 @@ static bool plan_shell(NewShell *shell, const char *filename, QDict *qdict,
         .filename = qcow2_rw_backing_is_local_path(shell->rw_name)
                     ? shell->rw_name : NULL,
         .log = wants_log(opts),
+        .map = wants_map(opts),
     };
     shell->clusters = build_shell(opts, &ptr, errp);
     return shell->clusters;
@@ -519,9 +570,18 @@ wrap_rw_backing(const NewShell *shell, const char *filename, QemuOpts *opts,
                (!old_bs || check_room(old_bs, filename,
                                       qcow2_opts->cluster_size, errp));
     bdrv_co_unref(old_bs);
+    if (possible && wants_map(qcow2_opts)) {
+        /* The map is found out by a user of the new shell */
+        bdrv_co_unref(rw_bs);
+        rw_options = qdict_new();
+        qdict_put_str(rw_options, "driver", shell->rw_format);
+        rw_bs = bdrv_co_open(shell->rw_filename, NULL, rw_options, BDRV_O_RDWR,
+                             errp);
+        possible = rw_bs;
+    }
     if (possible) {
-        ret = create_shell_file(filename, opts, shell->clusters,
-                                qcow2_opts->cluster_size, errp);
+        ret = create_shell_file(filename, opts, shell->clusters, qcow2_opts,
+                                wants_map(qcow2_opts) ? rw_bs : NULL, errp);
     }
     bdrv_co_unref(rw_bs);
     return ret;

@@ -15,6 +15,7 @@
 #include "qemu/bswap.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
+#include "block/qcow2-rw-backing-format.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-directory.h"
 
@@ -41,6 +42,11 @@ QEMU_BUILD_BUG_ON(sizeof(StoredEntry) != 24);
 #define NAME_MAX_LEN            1023
 #define GRANULARITY_BITS_MIN    9
 #define GRANULARITY_BITS_MAX    31
+
+bool qcow2_shell_is_map(const char *name)
+{
+    return !strcmp(name, QCOW2_RW_BACKING_MAP_NAME);
+}
 
 static void free_entry(void *opaque)
 {

@@ -40,6 +40,9 @@ typedef struct Qcow2ShellEntry {
     bool removed;
 } Qcow2ShellEntry;
 
+/* Is the bitmap of this name the allocation map? */
+bool qcow2_shell_is_map(const char *name);
+
 /* GPtrArray of Qcow2ShellEntry, which it frees */
 GPtrArray *qcow2_shell_directory_new(void);
 

@@ -15,7 +15,7 @@
 #include "block/block_int.h"
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing-bitmap-data.h"
+#include "qcow2-rw-backing-fill.h"
 #include "qcow2-rw-backing-flush.h"
 
 /*
@@ -63,7 +63,8 @@ void qcow2_shell_flush_failed(BlockDriverState *bs)
 {
     /* In this order: a failure in between is found later */
     stat64_max(&qcow2_shell(bs)->flush_failures_seen, get_clock());
-    qcow2_shell_fill_bitmaps(bs, false);
+    qatomic_set(&qcow2_shell(bs)->disk_lost_data, true);
+    qcow2_shell_fill_all(bs, false);
 }
 
 void qcow2_shell_find_failed_flush(BlockDriverState *bs)

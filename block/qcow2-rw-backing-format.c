@@ -17,7 +17,8 @@
 #include "block/qcow2-rw-backing-format.h"
 #include "block/qcow2-rw-backing-log-format.h"
 
-#define KNOWN_FLAGS     (QCOW2_RW_BACKING_LOG | QCOW2_RW_BACKING_LOG_ARMED)
+#define KNOWN_FLAGS     (QCOW2_RW_BACKING_LOG | QCOW2_RW_BACKING_LOG_ARMED | \
+                         QCOW2_RW_BACKING_MAP | QCOW2_RW_BACKING_MAP_UNPROVEN)
 
 /*
  * The format name ends up in error messages before anybody looks it up, so it
@@ -89,11 +90,17 @@ static bool fixed_part_parse(const uint8_t *buf, size_t len,
     return true;
 }
 
-/* A log that cannot be there is none that counts, see the specification */
+/*
+ * A log that cannot be there is none that counts, nor is a map without a log,
+ * see the specification
+ */
 static void take_over_log(Qcow2RwBackingPointer *ptr,
                           const Qcow2RwBackingExt *ext)
 {
     ptr->log = ext->flags & QCOW2_RW_BACKING_LOG;
+    ptr->map = ptr->log && (ext->flags & QCOW2_RW_BACKING_MAP);
+    ptr->map_unproven = ptr->map &&
+                        (ext->flags & QCOW2_RW_BACKING_MAP_UNPROVEN);
     if (ext->log_offset <= INT64_MAX - QCOW2_LOG_LEN &&
         QEMU_IS_ALIGNED(ext->log_offset, QCOW2_LOG_UNIT_LEN)) {
         ptr->log_offset = ext->log_offset;
@@ -151,7 +158,10 @@ uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
     ext.filename_len = cpu_to_be16(filename_len);
     ext.log_offset = cpu_to_be64(ptr->log_offset);
     ext.flags = cpu_to_be32((ptr->log ? QCOW2_RW_BACKING_LOG : 0) |
-                            (ptr->log_armed ? QCOW2_RW_BACKING_LOG_ARMED : 0));
+                            (ptr->log_armed ? QCOW2_RW_BACKING_LOG_ARMED : 0) |
+                            (ptr->map ? QCOW2_RW_BACKING_MAP : 0) |
+                            (ptr->map_unproven
+                             ? QCOW2_RW_BACKING_MAP_UNPROVEN : 0));
 
     *len = sizeof(ext) + format_len + filename_len;
     buf = g_malloc(*len);

@@ -18,6 +18,7 @@
 #include "qcow2.h"
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-header.h"
+#include "qcow2-rw-backing-map-watch.h"
 #include "qcow2-rw-backing-seal.h"
 
 /*
@@ -64,6 +65,7 @@ static int GRAPH_RDLOCK shell_inactivate(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
     Error *local_err = NULL;
+    Qcow2Map *map;
     int ret = inactivate_parents(bs);
 
     if (ret == 0) {
@@ -77,6 +79,10 @@ static int GRAPH_RDLOCK shell_inactivate(BlockDriverState *bs)
         return ret;
     }
     qcow2_shell_release_bitmaps(bs);
+    /* Others may write, and it is read anew afterwards */
+    map = qcow2_shell(bs)->map;
+    qcow2_map_publish(bs, NULL);
+    qcow2_map_free(map);
     /* So that activation does not leave once more */
     s->flags |= BDRV_O_INACTIVE;
     return 0;
@@ -167,6 +173,7 @@ shell_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBackingGuard left = { };
     bool shrunk = s->rw_backing->shrunk;
+    bool lost_data = s->rw_backing->disk_lost_data;
 
     if (!is_still_shell(bs, errp) || !check_sizes(bs, errp)) {
         return;
@@ -182,6 +189,7 @@ shell_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     if (*errp) {
         return;
     }
+    qcow2_shell(bs)->disk_lost_data = lost_data;
     doubt_bitmaps(bs, &left, shrunk);
     if (qcow2_shell_enter_loaded(bs, errp) < 0) {
         /* Nobody has left what was not entered */

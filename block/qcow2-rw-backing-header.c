@@ -587,6 +587,9 @@ void qcow2_shell_free(BlockDriverState *bs)
         g_slist_free(s->rw_backing->merged);
         g_ptr_array_unref(s->rw_backing->directory);
         qcow2_log_recovery_free(s->rw_backing->recovery);
+        qcow2_map_free(s->rw_backing->map);
+        g_slist_free_full(s->rw_backing->old_maps,
+                          (GDestroyNotify)qcow2_map_free);
         qcow2_log_free(s->rw_backing->log);
         g_clear_pointer(&s->rw_backing, g_free);
     }

@@ -12,6 +12,7 @@
 #include "qapi/util.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/lockable.h"
+#include "block/block-io.h"
 #include "block/block_int.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-directory.h"
@@ -37,7 +38,74 @@ static Qcow2RwBackingLogInfo *log_info(Qcow2RwBacking *rwb)
     return info;
 }
 
-static ImageInfoSpecificQCow2RwBacking *rw_backing_info(BlockDriverState *bs)
+/*
+ * Bytes of the disk that may hold data, as the image says that nobody uses;
+ * returns -errno if it does not say
+ */
+static int64_t GRAPH_RDLOCK stored_map_bytes(BlockDriverState *bs,
+                                             const Qcow2ShellEntry *entry)
+{
+    BDRVQcow2State *s = bs->opaque;
+    int64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    g_autofree uint64_t *table = NULL;
+    g_autofree uint8_t *buf = g_malloc(s->cluster_size);
+    uint64_t granules = 0;
+    uint32_t i, j;
+    int ret;
+
+    ret = qcow2_shell_table_read(bs, entry, &table);
+    for (i = 0; ret == 0 && i < entry->table_size; i++) {
+        uint64_t offset = table[i] & QCOW2_SHELL_TABLE_OFFSET_MASK;
+
+        if (table[i] & QCOW2_SHELL_TABLE_ALL_ONES) {
+            granules += s->cluster_size * 8;
+        } else if (offset) {
+            ret = bdrv_pread(bs->file, offset, s->cluster_size, buf, 0);
+            for (j = 0; ret == 0 && j < s->cluster_size; j++) {
+                granules += ctpop8(buf[j]);
+            }
+        }
+    }
+    return ret < 0 ? ret : MIN(granules << entry->granularity_bits, size);
+}
+
+static Qcow2RwBackingMapInfo * GRAPH_RDLOCK map_info(BlockDriverState *bs)
+{
+    Qcow2RwBackingMapInfo *info = g_new0(Qcow2RwBackingMapInfo, 1);
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+    Qcow2Map *map = qcow2_shell_map(bs);
+    g_autoptr(GPtrArray) directory = NULL;
+    const Qcow2ShellEntry *entry;
+    int64_t allocated;
+
+    if (map) {
+        info->has_allocated = true;
+        info->allocated = qcow2_map_count(map);
+        info->proven = qcow2_map_is_proven(map);
+        info->granularity = UINT64_C(1) << map->granularity_bits;
+        info->has_granularity = true;
+        return info;
+    }
+    directory = qcow2_shell_directory_read(bs, NULL);
+    entry = directory ? qcow2_shell_directory_find(directory,
+                                                   QCOW2_RW_BACKING_MAP_NAME)
+                      : NULL;
+    if (!entry || (entry->flags & QCOW2_SHELL_BITMAP_IN_USE) ||
+        rwb->state.verdict == QCOW2_SHELL_DISTRUSTED) {
+        return info;
+    }
+    allocated = stored_map_bytes(bs, entry);
+    if (allocated >= 0) {
+        info->has_allocated = true;
+        info->allocated = allocated;
+        info->has_granularity = true;
+        info->granularity = UINT64_C(1) << entry->granularity_bits;
+    }
+    return info;
+}
+
+static ImageInfoSpecificQCow2RwBacking * GRAPH_RDLOCK
+rw_backing_info(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     ImageInfoSpecificQCow2RwBacking *info;
@@ -50,6 +118,7 @@ static ImageInfoSpecificQCow2RwBacking *rw_backing_info(BlockDriverState *bs)
         .guard        = rwb->guard_state,
         .guard_reason = g_strdup(rwb->guard_reason),
         .log          = rwb->pointer.log ? log_info(rwb) : NULL,
+        .allocation_map = rwb->pointer.map ? map_info(bs) : NULL,
     };
     return info;
 }
@@ -68,9 +137,14 @@ static Qcow2BitmapInfoList * GRAPH_RDLOCK bitmaps_info(BlockDriverState *bs)
 
     for (i = 0; directory && i < directory->len; i++) {
         const Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
-        Qcow2BitmapInfo *info = g_new0(Qcow2BitmapInfo, 1);
-        Qcow2BitmapInfoFlagsList **flags = &info->flags;
+        Qcow2BitmapInfoFlagsList **flags;
+        Qcow2BitmapInfo *info;
 
+        if (qcow2_shell_is_map(entry->name)) {
+            continue;
+        }
+        info = g_new0(Qcow2BitmapInfo, 1);
+        flags = &info->flags;
         info->name = g_strdup(entry->name);
         info->granularity = UINT32_C(1) << entry->granularity_bits;
         if (distrusted || (entry->flags & QCOW2_SHELL_BITMAP_IN_USE)) {

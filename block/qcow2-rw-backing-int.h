@@ -15,6 +15,7 @@
 #include "qcow2-rw-backing.h"
 #include "qcow2-rw-backing-guard.h"
 #include "qcow2-rw-backing-log-marks.h"
+#include "qcow2-rw-backing-map.h"
 #include "qcow2-rw-backing-state.h"
 
 typedef struct Qcow2Log Qcow2Log;
@@ -99,6 +100,21 @@ typedef struct Qcow2RwBacking {
     const Qcow2LogGate *gate;
     Qcow2Log *log;
 
+    /*
+     * NULL if the image keeps none, or others may be writing; and what it was
+     * when it was stored last.  One that is not kept any more stays until the
+     * image is closed, requests may be using it.
+     */
+    Qcow2Map *map;
+    GSList *old_maps;
+
+    /*
+     * What the path of a write looks at: the table of the map, or one in which
+     * nothing is set while somebody watches.  NULL if there is no map.
+     */
+    const Qcow2MapTable *map_gate;
+    uint64_t stored_map_changes;
+
     /* Time between two checkpoints in seconds */
     uint32_t checkpoint_interval;
 
@@ -112,6 +128,13 @@ typedef struct Qcow2RwBacking {
 
     /* All bitmaps know of flushes that have failed before (get_clock()) */
     Stat64 flush_failures_seen;
+
+    /*
+     * There was one.  What the disk reads may be in a cache only, and something
+     * else after a crash, whether later flushes succeed or not: who looks for
+     * zeroes learns nothing.
+     */
+    bool disk_lost_data;
 
     /* The header has to be written as soon as the node is writable */
     bool header_outdated;
@@ -133,6 +156,12 @@ static inline Qcow2RwBacking *qcow2_shell(BlockDriverState *bs)
     BDRVQcow2State *s = bs->opaque;
 
     return s->rw_backing;
+}
+
+/* In any thread */
+static inline Qcow2Map *qcow2_shell_map(BlockDriverState *bs)
+{
+    return qatomic_load_acquire(&qcow2_shell(bs)->map);
 }
 
 static inline bool qcow2_is_shell(BlockDriverState *bs)

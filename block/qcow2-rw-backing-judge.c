@@ -15,9 +15,9 @@
 #include "block/block_int.h"
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
-#include "qcow2-rw-backing-bitmap-data.h"
 #include "qcow2-rw-backing-bitmaps.h"
 #include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-fill.h"
 #include "qcow2-rw-backing-judge.h"
 #include "qcow2-rw-backing-log-lease.h"
 #include "qcow2-rw-backing-recovery.h"
@@ -119,7 +119,9 @@ has_usable_bitmaps(BlockDriverState *bs)
     for (i = 0; directory && i < directory->len; i++) {
         const Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
 
-        if (!(entry->flags & QCOW2_SHELL_BITMAP_IN_USE)) {
+        /* Who has no proof looks at the disk before believing the map */
+        if (!(entry->flags & QCOW2_SHELL_BITMAP_IN_USE) &&
+            !qcow2_shell_is_map(entry->name)) {
             return true;
         }
     }
@@ -420,7 +422,7 @@ void qcow2_shell_judge_again(BlockDriverState *bs)
         }
     }
     /* Those that are not persistent, and the successors of those that are */
-    qcow2_shell_fill_bitmaps(bs, false);
+    qcow2_shell_fill_all(bs, false);
     rwb->shrunk = true;
     qcow2_shell_report_stale_bitmaps(bs);
 }

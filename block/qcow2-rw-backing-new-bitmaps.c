@@ -14,27 +14,44 @@
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "qcow2.h"
+#include "qcow2-rw-backing-bitmap-data.h"
 #include "qcow2-rw-backing-checkpoint.h"
 #include "qcow2-rw-backing-directory.h"
+#include "qcow2-rw-backing-new-bitmaps.h"
 #include "qcow2-rw-backing-perm.h"
 
-/* Bytes that one copy of all persistent bitmaps takes up in the image */
-static uint64_t copy_size(BlockDriverState *bs, const char *name,
-                          uint32_t granularity)
+/* Bytes that a bitmap with its table and its name takes up in the image */
+static uint64_t bitmap_size(BlockDriverState *bs, const char *name,
+                            uint64_t granularity)
 {
     BDRVQcow2State *s = bs->opaque;
     uint64_t length = bs->total_sectors * BDRV_SECTOR_SIZE;
-    uint64_t bytes = DIV_ROUND_UP(DIV_ROUND_UP(length, granularity), 8);
-    uint64_t clusters = DIV_ROUND_UP(bytes, s->cluster_size);
+    uint64_t clusters = qcow2_shell_table_size(bs, length, granularity);
     /* See "Bitmap directory" in the specification of qcow2 */
     uint64_t dir_entry_len = ROUND_UP(24 + strlen(name), 8);
 
-    return (qcow2_shell(bs)->pointer.log_offset
-            ? 0 : ROUND_UP(QCOW2_LOG_LEN, s->cluster_size)) +
-        qcow2_get_persistent_dirty_bitmap_size(bs, s->cluster_size) +
-        clusters * s->cluster_size +
+    return clusters * s->cluster_size +
         ROUND_UP(clusters * sizeof(uint64_t), s->cluster_size) +
         ROUND_UP(dir_entry_len, s->cluster_size);
+}
+
+/* Bytes that one copy of all that is stored takes up, with a new bitmap */
+static uint64_t copy_size(BlockDriverState *bs, const char *name,
+                          uint64_t granularity)
+{
+    BDRVQcow2State *s = bs->opaque;
+    const Qcow2Map *map = s->rw_backing->map;
+    uint64_t size = qcow2_get_persistent_dirty_bitmap_size(bs,
+                                                           s->cluster_size);
+
+    if (!s->rw_backing->pointer.log_offset) {
+        size += ROUND_UP(QCOW2_LOG_LEN, s->cluster_size);
+    }
+    if (map) {
+        size += bitmap_size(bs, QCOW2_RW_BACKING_MAP_NAME,
+                            UINT64_C(1) << map->granularity_bits);
+    }
+    return size + bitmap_size(bs, name, granularity);
 }
 
 static void set_damaged_error(BlockDriverState *bs, const char *name,
@@ -52,7 +69,7 @@ static void set_damaged_error(BlockDriverState *bs, const char *name,
  * bitmaps that are not stored yet.
  */
 static bool coroutine_fn GRAPH_RDLOCK
-reserve_space(BlockDriverState *bs, const char *name, uint32_t granularity,
+reserve_space(BlockDriverState *bs, const char *name, uint64_t granularity,
               Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
@@ -118,9 +135,24 @@ co_can_store_new_dirty_bitmap(BlockDriverState *bs, const char *name,
                    "'%s'", bs->filename, name);
         return false;
     }
+    if (qcow2_shell_is_map(name)) {
+        error_setg(errp, "'%s' is the name of the allocation map of '%s', a "
+                   "bitmap needs another one", name, bs->filename);
+        return false;
+    }
     return bdrv_qcow2.bdrv_co_can_store_new_dirty_bitmap(bs, name, granularity,
                                                          errp) &&
            reserve_space(bs, name, granularity, errp);
+}
+
+bool coroutine_fn qcow2_shell_reserve_map(BlockDriverState *bs, Error **errp)
+{
+    uint64_t size = bs->total_sectors * BDRV_SECTOR_SIZE;
+    unsigned int bits =
+        qcow2_map_granularity_bits(size, QCOW2_SHELL_BITMAP_MAX_CONTENT);
+
+    return reserve_space(bs, QCOW2_RW_BACKING_MAP_NAME, UINT64_C(1) << bits,
+                         errp);
 }
 
 /*

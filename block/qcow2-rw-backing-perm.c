@@ -21,12 +21,13 @@
 /* Whose first bitmap is about to be added; in the main thread only */
 static BlockDriverState *claiming;
 
-/* Is there a bitmap, in memory, in the image, or on its way? */
+/* Is there a bitmap, in memory, in the image, or on its way?  Or a map? */
 static bool has_bitmaps(BlockDriverState *bs)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    return s->nb_bitmaps || bdrv_has_named_bitmaps(bs) || claiming == bs;
+    return s->nb_bitmaps || (s->rw_backing && s->rw_backing->pointer.map) ||
+           bdrv_has_named_bitmaps(bs) || claiming == bs;
 }
 
 static void qcow2_rw_backing_child_perm(BlockDriverState *bs, BdrvChild *c,
@@ -59,7 +60,7 @@ static void qcow2_rw_backing_child_perm(BlockDriverState *bs, BdrvChild *c,
     }
 }
 
-static bool may_others_write(BlockDriverState *bs)
+bool qcow2_shell_may_others_write(BlockDriverState *bs)
 {
     return qcow2_shell(bs)->child->shared_perm & BLK_PERM_WRITE;
 }
@@ -91,7 +92,8 @@ static bool before_dirty_bitmap_add(BlockDriverState *bs, const char *name,
 {
     int ret;
 
-    if ((bs->open_flags & BDRV_O_INACTIVE) || !may_others_write(bs)) {
+    if ((bs->open_flags & BDRV_O_INACTIVE) ||
+        !qcow2_shell_may_others_write(bs)) {
         return true;
     }
     claiming = bs;
@@ -110,7 +112,7 @@ int coroutine_fn qcow2_shell_claim_disk(BlockDriverState *bs, Error **errp)
     BlockDriverState *child_bs = qcow2_shell(bs)->child->bs;
     int ret;
 
-    if (!has_bitmaps(bs) || !may_others_write(bs)) {
+    if (!has_bitmaps(bs) || !qcow2_shell_may_others_write(bs)) {
         return 0;
     }
     bdrv_graph_co_rdunlock();
@@ -126,7 +128,7 @@ int coroutine_fn qcow2_shell_claim_disk(BlockDriverState *bs, Error **errp)
 void qcow2_shell_share_disk(BlockDriverState *bs)
 {
     if (QLIST_EMPTY(&bs->parents) && !has_bitmaps(bs) &&
-        !may_others_write(bs)) {
+        !qcow2_shell_may_others_write(bs)) {
         /* If it fails, others have to go on without */
         refresh_perms(bs, NULL);
     }

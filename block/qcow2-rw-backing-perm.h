@@ -20,4 +20,7 @@ int coroutine_fn GRAPH_RDLOCK qcow2_shell_claim_disk(BlockDriverState *bs,
 /* To be called when a bitmap may have been the last one, by the main thread. */
 void qcow2_shell_share_disk(BlockDriverState *bs);
 
+/* Have others the right to write to the RW backing without the image? */
+bool qcow2_shell_may_others_write(BlockDriverState *bs);
+
 #endif

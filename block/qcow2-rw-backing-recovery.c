@@ -210,9 +210,19 @@ void coroutine_mixed_fn qcow2_log_find_torn_pages(BlockDriverState *bs)
 
 /* Making use of it */
 
-static void apply_marks(const Qcow2LogMarks *marks, BdrvDirtyBitmap *bitmap)
+static void set_bits(const Qcow2ShellBits *bits, uint64_t offset,
+                     uint64_t bytes)
 {
-    uint64_t size = bdrv_dirty_bitmap_size(bitmap);
+    if (bits->map) {
+        qcow2_map_set(bits->map, offset, bytes);
+    } else {
+        bdrv_set_dirty_bitmap(bits->bitmap, offset, bytes);
+    }
+}
+
+static void apply_marks(const Qcow2LogMarks *marks, const Qcow2ShellBits *bits,
+                        uint64_t size)
+{
     uint32_t first = 0, last;
 
     while (marks && qcow2_log_marks_next_run(marks, &first, &last)) {
@@ -220,21 +230,24 @@ static void apply_marks(const Qcow2LogMarks *marks, BdrvDirtyBitmap *bitmap)
         uint64_t end = (uint64_t)(last + 1) << marks->chunk_bits;
 
         if (start < size) {
-            bdrv_set_dirty_bitmap(bitmap, start, MIN(end, size) - start);
+            set_bits(bits, start, MIN(end, size) - start);
         }
         first = last + 1;
     }
 }
 
 void qcow2_log_recovery_apply(const Qcow2LogRecovery *recovery,
-                              BdrvDirtyBitmap *bitmap)
+                              const Qcow2ShellBits *bits)
 {
+    uint64_t size = bits->map ? bits->map->size
+                              : bdrv_dirty_bitmap_size(bits->bitmap);
+
     if (recovery->everything) {
-        bdrv_set_dirty_bitmap(bitmap, 0, bdrv_dirty_bitmap_size(bitmap));
+        set_bits(bits, 0, size);
         return;
     }
-    apply_marks(recovery->areas[0], bitmap);
-    apply_marks(recovery->areas[1], bitmap);
+    apply_marks(recovery->areas[0], bits, size);
+    apply_marks(recovery->areas[1], bits, size);
 }
 
 static uint64_t marked_bytes(const Qcow2LogMarks *marks)

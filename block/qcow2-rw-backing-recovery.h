@@ -7,6 +7,7 @@
 #ifndef BLOCK_QCOW2_RW_BACKING_RECOVERY_H
 #define BLOCK_QCOW2_RW_BACKING_RECOVERY_H
 
+#include "qcow2-rw-backing-bitmap-data.h"
 #include "qcow2-rw-backing-log.h"
 
 /**
@@ -20,9 +21,9 @@
 Qcow2LogRecovery * coroutine_mixed_fn GRAPH_RDLOCK
 qcow2_log_recover(BlockDriverState *bs, Error **errp);
 
-/* Sets in @bitmap what may have been written since it was stored. */
+/* Sets in @bits what may have been written since they were stored. */
 void qcow2_log_recovery_apply(const Qcow2LogRecovery *recovery,
-                              BdrvDirtyBitmap *bitmap);
+                              const Qcow2ShellBits *bits);
 
 /* Number of bytes of the disk that may have been written to. */
 uint64_t qcow2_log_recovery_bytes(const Qcow2LogRecovery *recovery);

@@ -228,6 +228,10 @@ static void GRAPH_RDLOCK renew_guard(BlockDriverState *bs)
     uint32_t bitmaps_checksum = guard->bitmaps_checksum;
     bool shrunk = guard->shrunk;
 
+    if (s->rw_backing->map) {
+        /* Here, it need not take the user's word that it is the same disk */
+        qcow2_map_doubt(s->rw_backing->map);
+    }
     if (s->rw_backing->recovery) {
         qcow2_rw_backing_file_find(&s->rw_backing->file,
                                    s->rw_backing->child->bs);

@@ -115,7 +115,8 @@ int coroutine_mixed_fn qcow2_shell_begin(BlockDriverState *bs)
     if (ret < 0) {
         ret = qcow2_shell_enter(bs);
     }
-    if (qcow2_shell(bs)->pointer.log && bdrv_has_named_bitmaps(bs)) {
+    if (qcow2_shell(bs)->pointer.log &&
+        (qcow2_shell(bs)->map || bdrv_has_named_bitmaps(bs))) {
         qcow2_shell_start_checkpoints(bs);
     }
     return ret;
@@ -328,7 +329,7 @@ int qcow2_shell_leave(BlockDriverState *bs, bool closing, Error **errp)
         return 0;
     }
     qcow2_shell_stop_checkpoints(bs);
-    if (rwb->child && qcow2_shell_has_bitmaps(bs, closing)) {
+    if (rwb->child && (rwb->map || qcow2_shell_has_bitmaps(bs, closing))) {
         ret = seal(bs, closing, errp);
     } else if (rwb->child &&
                (rwb->header_outdated ||

@@ -55,14 +55,20 @@ bool qcow2_shell_is_persistent(BlockDriverState *bs, const char *name)
     return persistent;
 }
 
-/* The disk has grown since it was added */
-static bool is_too_large(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
+static uint64_t content_size(BlockDriverState *bs, uint64_t size,
+                             uint64_t granularity)
 {
     BDRVQcow2State *s = bs->opaque;
 
-    return qcow2_shell_table_size(bs, bdrv_dirty_bitmap_size(bitmap),
-                                  bdrv_dirty_bitmap_granularity(bitmap)) *
-           s->cluster_size > QCOW2_SHELL_BITMAP_MAX_CONTENT;
+    return qcow2_shell_table_size(bs, size, granularity) * s->cluster_size;
+}
+
+/* The disk has grown since it was added */
+static bool is_too_large(BlockDriverState *bs, BdrvDirtyBitmap *bitmap)
+{
+    return content_size(bs, bdrv_dirty_bitmap_size(bitmap),
+                        bdrv_dirty_bitmap_granularity(bitmap)) >
+           QCOW2_SHELL_BITMAP_MAX_CONTENT;
 }
 
 void qcow2_shell_report_too_large(BlockDriverState *bs)
@@ -89,6 +95,7 @@ static bool is_chosen(BlockDriverState *bs, const BlockDirtyInfo *info,
 
     /* A migration that has not ended may come to nothing */
     return bitmap && info->persistent && is_usable(bitmap) &&
+           !qcow2_shell_is_map(info->name) &&
            (closing ? bdrv_dirty_bitmap_get_persistence(bitmap)
                     : !is_too_large(bs, bitmap));
 }
@@ -128,11 +135,22 @@ static GPtrArray *choose_names(BlockDriverState *bs, bool closing)
     return names;
 }
 
+/* A new one with larger granules takes its place when the image is opened */
+static bool can_store_map(BlockDriverState *bs)
+{
+    const Qcow2Map *map = qcow2_shell(bs)->map;
+
+    return map && map->size &&
+           content_size(bs, map->size,
+                        UINT64_C(1) << map->granularity_bits) <=
+           QCOW2_SHELL_BITMAP_MAX_CONTENT;
+}
+
 bool qcow2_shell_can_be_covered(BlockDriverState *bs)
 {
     g_autoptr(GPtrArray) names = choose_names(bs, false);
 
-    return names->len;
+    return names->len || can_store_map(bs);
 }
 
 /* One bitmap */
@@ -151,23 +169,30 @@ static void copy_entry(Qcow2ShellEntry *entry, const Qcow2ShellEntry *old)
     }
 }
 
+/* Has anything changed in another way than by requests that have marks? */
+static bool has_changed(BlockDriverState *bs, const Qcow2ShellBits *bits)
+{
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+
+    return rwb->stored_changes != bs->dirty_bitmap_changes ||
+           (bits->map &&
+            rwb->stored_map_changes != stat64_get(&bits->map->changes));
+}
+
 /*
  * Takes over from @old what cannot have changed, and says so in @keep.  Returns
  * true if that is everything.
  */
-static bool keep_clusters(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
+static bool keep_clusters(BlockDriverState *bs, const Qcow2ShellBits *bits,
                           const Qcow2ShellEntry *old,
                           const Qcow2LogMarks *written, Qcow2ShellEntry *entry,
                           unsigned long *keep)
 {
-    BDRVQcow2State *s = bs->opaque;
-    int64_t coverage = bdrv_dirty_bitmap_serialization_coverage(s->cluster_size,
-                                                                bitmap);
+    int64_t coverage = qcow2_shell_coverage(bs, bits);
     bool all = true;
     uint32_t i;
 
-    if (!written || !old || !old->table ||
-        qcow2_shell(bs)->stored_changes != bs->dirty_bitmap_changes ||
+    if (!written || !old || !old->table || has_changed(bs, bits) ||
         old->table_size != entry->table_size ||
         old->granularity_bits != entry->granularity_bits) {
         return false;
@@ -214,45 +239,36 @@ free_clusters(BlockDriverState *bs, const Qcow2ShellEntry *entry,
 }
 
 /*
- * Writes @bitmap to new clusters as far as it has changed since @old, which may
- * be NULL.  Returns 0, or -errno with no new clusters left.
+ * Writes @bits to new clusters as far as they have changed since @old, which
+ * may be NULL.  Of @entry, flags and granularity are filled in.  Returns 0, or
+ * -errno with no new clusters left.
  */
 static int coroutine_mixed_fn GRAPH_RDLOCK
-store_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
-             const Qcow2ShellEntry *old, const Qcow2ShellStoreMode *mode,
-             Qcow2ShellEntry *entry)
+store_bits(BlockDriverState *bs, const Qcow2ShellBits *bits, uint64_t size,
+           const Qcow2ShellEntry *old, const Qcow2ShellStoreMode *mode,
+           Qcow2ShellEntry *entry)
 {
-    uint32_t granularity = bdrv_dirty_bitmap_granularity(bitmap);
-    /* A bitmap that a job has recorded until then, and will go on */
-    bool recording = bdrv_dirty_bitmap_enabled(bitmap) ||
-                     bdrv_dirty_bitmap_has_successor(bitmap);
-    uint32_t table_size;
-    g_autofree unsigned long *keep = NULL;
+    uint32_t table_size =
+        qcow2_shell_table_size(bs, size,
+                               UINT64_C(1) << entry->granularity_bits);
+    g_autofree unsigned long *keep = bitmap_new(table_size);
     g_autofree uint64_t *table = NULL;
     int ret;
 
-    if (is_too_large(bs, bitmap)) {
-        return -EFBIG;
-    }
-    table_size = qcow2_shell_table_size(bs, bdrv_dirty_bitmap_size(bitmap),
-                                        granularity);
-    entry->flags = (recording ? QCOW2_SHELL_BITMAP_AUTO : 0) |
-                   (mode->closing ? 0 : QCOW2_SHELL_BITMAP_IN_USE);
-    entry->granularity_bits = ctz32(granularity);
+    entry->flags |= mode->closing ? 0 : QCOW2_SHELL_BITMAP_IN_USE;
     entry->loaded = old && old->loaded;
     entry->table_size = table_size;
     entry->table = g_try_new0(uint64_t, table_size);
     entry->sums = g_try_new0(uint32_t, table_size);
-    keep = bitmap_new(table_size);
     if (!entry->table || !entry->sums) {
         return -ENOMEM;
     }
-    if (keep_clusters(bs, bitmap, old, mode->written, entry, keep)) {
+    if (keep_clusters(bs, bits, old, mode->written, entry, keep)) {
         entry->table_offset = old->table_offset;
         return 0;
     }
 
-    ret = qcow2_shell_store_data(bs, bitmap, keep, entry->table, entry->sums);
+    ret = qcow2_shell_store_data(bs, bits, keep, entry->table, entry->sums);
     if (ret == 0) {
         table = g_memdup2(entry->table, table_size * sizeof(uint64_t));
         ret = qcow2_shell_table_write(bs, entry, table, table_size);
@@ -261,6 +277,39 @@ store_bitmap(BlockDriverState *bs, BdrvDirtyBitmap *bitmap,
         free_clusters(bs, entry, old);
     }
     return ret;
+}
+
+static int coroutine_mixed_fn GRAPH_RDLOCK
+store_bitmap(BlockDriverState *bs, const char *name,
+             const Qcow2ShellEntry *old, const Qcow2ShellStoreMode *mode,
+             Qcow2ShellEntry *entry)
+{
+    BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, name);
+    Qcow2ShellBits bits = { .name = name, .bitmap = bitmap };
+    /* A bitmap that a job has recorded until then, and will go on */
+    bool recording = bdrv_dirty_bitmap_enabled(bitmap) ||
+                     bdrv_dirty_bitmap_has_successor(bitmap);
+
+    if (is_too_large(bs, bitmap)) {
+        return -EFBIG;
+    }
+    entry->flags = recording ? QCOW2_SHELL_BITMAP_AUTO : 0;
+    entry->granularity_bits = ctz32(bdrv_dirty_bitmap_granularity(bitmap));
+    return store_bits(bs, &bits, bdrv_dirty_bitmap_size(bitmap), old, mode,
+                      entry);
+}
+
+/* The allocation map always records */
+static int coroutine_mixed_fn GRAPH_RDLOCK
+store_map(BlockDriverState *bs, const Qcow2ShellEntry *old,
+          const Qcow2ShellStoreMode *mode, Qcow2ShellEntry *entry)
+{
+    Qcow2Map *map = qcow2_shell(bs)->map;
+    Qcow2ShellBits bits = { .name = QCOW2_RW_BACKING_MAP_NAME, .map = map };
+
+    entry->flags = QCOW2_SHELL_BITMAP_AUTO;
+    entry->granularity_bits = map->granularity_bits;
+    return store_bits(bs, &bits, map->size, old, mode, entry);
 }
 
 static uint32_t sum_entry(const Qcow2ShellEntry *entry)
@@ -307,9 +356,13 @@ store_all(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
     int ret, first_ret = 0;
     guint i;
 
+    if (can_store_map(bs)) {
+        g_ptr_array_add(names, g_strdup(QCOW2_RW_BACKING_MAP_NAME));
+    }
     for (i = 0; i < names->len; i++) {
         const char *name = g_ptr_array_index(names, i);
-        BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, name);
+        const Qcow2ShellEntry *old_entry = qcow2_shell_directory_find(old,
+                                                                      name);
         Qcow2ShellEntry *entry;
         Error *local_err = NULL;
 
@@ -317,8 +370,9 @@ store_all(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
             return -EAGAIN;
         }
         entry = qcow2_shell_directory_add(store->directory, name);
-        ret = store_bitmap(bs, bitmap, qcow2_shell_directory_find(old, name),
-                           mode, entry);
+        ret = qcow2_shell_is_map(name)
+            ? store_map(bs, old_entry, mode, entry)
+            : store_bitmap(bs, name, old_entry, mode, entry);
         if (ret == 0) {
             store->checksum += sum_entry(entry);
             store->nb_usable++;
@@ -365,7 +419,7 @@ static void keep_others(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
         const Qcow2ShellEntry *old_entry = g_ptr_array_index(old, i);
         Qcow2ShellEntry *entry;
 
-        if (old_entry->removed ||
+        if (old_entry->removed || qcow2_shell_is_map(old_entry->name) ||
             (inactivating && is_handed_over(bs, old_entry->name)) ||
             qcow2_shell_directory_find(store->directory, old_entry->name)) {
             continue;
@@ -423,12 +477,14 @@ int coroutine_mixed_fn
 qcow2_shell_store_begin(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
                         Qcow2ShellStore *store, Error **errp)
 {
+    Qcow2Map *map = qcow2_shell(bs)->map;
     uint64_t since;
     int ret, bitmap_ret;
 
     *store = (Qcow2ShellStore) {
-        .directory = qcow2_shell_directory_new(),
-        .changes   = bs->dirty_bitmap_changes,
+        .directory   = qcow2_shell_directory_new(),
+        .changes     = bs->dirty_bitmap_changes,
+        .map_changes = map ? stat64_get(&map->changes) : 0,
     };
     since = get_clock();
     if (!mode->closing && bdrv_dirty_bitmap_transaction_active()) {
@@ -524,6 +580,7 @@ qcow2_shell_store_finish(BlockDriverState *bs, Qcow2ShellStore *store)
     if (store->directory->len) {
         s->autoclear_features |= QCOW2_AUTOCLEAR_BITMAPS;
     }
+    rwb->pointer.map_unproven = rwb->map && !qcow2_map_is_proven(rwb->map);
     store->in_doubt = true;
     ret = qcow2_update_header(bs);
     if (ret == 0) {
@@ -546,6 +603,7 @@ qcow2_shell_store_finish(BlockDriverState *bs, Qcow2ShellStore *store)
     g_ptr_array_unref(rwb->directory);
     rwb->directory = g_steal_pointer(&store->directory);
     rwb->stored_changes = store->changes;
+    rwb->stored_map_changes = store->map_changes;
     /* If this fails, or a crash comes before it, clusters are leaked */
     qcow2_write_caches(bs);
     return 0;

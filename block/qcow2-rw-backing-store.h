@@ -40,8 +40,9 @@ typedef struct Qcow2ShellStore {
     uint32_t nb_usable;
     uint32_t checksum;              /* of these */
 
-    /* bs->dirty_bitmap_changes when they were read */
+    /* bs->dirty_bitmap_changes, and Qcow2Map.changes, when they were read */
     unsigned int changes;
+    uint64_t map_changes;
 
     /* A header may refer to it: clusters must not be used again */
     bool in_doubt;
@@ -101,7 +102,7 @@ qcow2_shell_store_bitmaps(BlockDriverState *bs, Qcow2RwBackingGuard *guard,
 /* Warns of bitmaps that cannot be stored since the disk has grown too much. */
 void qcow2_shell_report_too_large(BlockDriverState *bs);
 
-/* Is there a bitmap that the log can cover while the image is in use? */
+/* Is there something that the log can cover while the image is in use? */
 bool qcow2_shell_can_be_covered(BlockDriverState *bs);
 
 /*

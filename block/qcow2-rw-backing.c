@@ -19,8 +19,11 @@
 #include "block/dirty-bitmap.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-bitmaps.h"
+#include "qcow2-rw-backing-directory.h"
 #include "qcow2-rw-backing-flush.h"
 #include "qcow2-rw-backing-info.h"
+#include "qcow2-rw-backing-map-look.h"
+#include "qcow2-rw-backing-map-watch.h"
 #include "qcow2-rw-backing-reopen.h"
 #include "qcow2-rw-backing-seal.h"
 #include "qcow2-rw-backing-store.h"
@@ -43,6 +46,18 @@ write_gate(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
         return 0;
     }
     return qcow2_shell_open_gate(bs, offset, bytes);
+}
+
+/* The same, and what is written is no zeroes, as far as the map knows */
+static inline int coroutine_fn GRAPH_RDLOCK
+begin_write(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+{
+    int ret = write_gate(bs, offset, bytes);
+
+    if (ret == 0) {
+        qcow2_map_before_write(bs, offset, bytes);
+    }
+    return ret;
 }
 
 static void GRAPH_RDLOCK set_supported_flags(BlockDriverState *bs)
@@ -90,7 +105,7 @@ qcow2_rw_backing_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
                                  size_t qiov_offset, BdrvRequestFlags flags)
 {
-    int ret = write_gate(bs, offset, bytes);
+    int ret = begin_write(bs, offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -99,6 +114,32 @@ qcow2_rw_backing_co_pwritev_part(BlockDriverState *bs, int64_t offset,
     ret = bdrv_co_pwritev_part(rw_backing_child(bs), offset, bytes, qiov,
                                qiov_offset, flags);
     return after_flush(bs, ret, flags & BDRV_REQ_FUA);
+}
+
+/*
+ * After zeroes were written, the map says so, unless somebody else has written.
+ * If it fails, there is what was there before, or zeroes.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+write_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+             BdrvRequestFlags flags)
+{
+    Qcow2Map *map = qcow2_shell_map(bs);
+    Qcow2MapWatch watch;
+    int ret;
+
+    if (!map) {
+        return bdrv_co_pwrite_zeroes(rw_backing_child(bs), offset, bytes,
+                                     flags);
+    }
+    qcow2_map_watch_begin(bs, map, &watch, offset, bytes);
+    ret = bdrv_co_pwrite_zeroes(rw_backing_child(bs), offset, bytes, flags);
+    if (ret < 0) {
+        qcow2_map_watch_cancel(bs, &watch);
+    } else {
+        qcow2_map_watch_end(bs, &watch, offset, bytes, NULL);
+    }
+    return ret;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -110,10 +151,26 @@ qcow2_rw_backing_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     if (ret < 0) {
         return ret;
     }
-    ret = bdrv_co_pwrite_zeroes(rw_backing_child(bs), offset, bytes, flags);
+    ret = write_zeroes(bs, offset, bytes, flags);
     return after_flush(bs, ret, flags & BDRV_REQ_FUA);
 }
 
+/* If one of them does not discard, it might allocate what is to be zero */
+static bool GRAPH_RDLOCK discards(BlockDriverState *bs)
+{
+    while (bs) {
+        if (!(bs->open_flags & BDRV_O_UNMAP)) {
+            return false;
+        }
+        bs = bdrv_primary_bs(bs);
+    }
+    return true;
+}
+
+/*
+ * What was discarded may read as anything.  Where it is as cheap to make zeroes
+ * of it, the map knows what there is.
+ */
 static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pdiscard(BlockDriverState *bs, int64_t offset,
                              int64_t bytes)
@@ -123,6 +180,14 @@ qcow2_rw_backing_co_pdiscard(BlockDriverState *bs, int64_t offset,
     if (ret < 0) {
         return ret;
     }
+    if (qcow2_shell_map(bs) && discards(rw_backing_child(bs)->bs)) {
+        ret = write_zeroes(bs, offset, bytes,
+                           BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK);
+        if (ret != -ENOTSUP) {
+            return ret;
+        }
+    }
+    qcow2_map_before_write(bs, offset, bytes);
     return bdrv_co_pdiscard(rw_backing_child(bs), offset, bytes);
 }
 
@@ -145,7 +210,7 @@ qcow2_rw_backing_co_copy_range_to(BlockDriverState *bs,
                                   int64_t bytes, BdrvRequestFlags read_flags,
                                   BdrvRequestFlags write_flags)
 {
-    int ret = write_gate(bs, dst_offset, bytes);
+    int ret = begin_write(bs, dst_offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -188,6 +253,12 @@ qcow2_rw_backing_co_block_status(BlockDriverState *bs, bool want_zero,
     BlockDriverState *child_bs = rw_backing_child(bs)->bs;
     int ret;
 
+    if (want_zero && qcow2_map_status(bs, offset, bytes, &bytes)) {
+        *pnum = bytes;
+        *map = offset;
+        *file = child_bs;
+        return BDRV_BLOCK_ZERO | BDRV_BLOCK_OFFSET_VALID;
+    }
     if (!bdrv_filter_or_cow_bs(child_bs)) {
         *pnum = bytes;
         *map = offset;
@@ -274,6 +345,7 @@ take_over_new_size(BlockDriverState *bs, int64_t size)
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     int64_t old_size = bs->total_sectors * BDRV_SECTOR_SIZE;
 
+    qcow2_map_take_over_size(bs, size);
     bs->total_sectors = size / BDRV_SECTOR_SIZE;
     rwb->stored_size = size;
     if (size < old_size) {
@@ -300,6 +372,31 @@ set_lost_part_dirty(BlockDriverState *bs, int64_t offset)
         bdrv_set_dirty(bs, offset, size - offset);
         qcow2_shell(bs)->shrunk = bdrv_dirty_bitmap_first(bs);
     }
+}
+
+/* Only bitmaps in memory can get another size */
+static bool check_bitmaps(BlockDriverState *bs, Error **errp)
+{
+    const GPtrArray *directory = qcow2_shell(bs)->directory;
+    guint i;
+
+    for (i = 0; i < directory->len; i++) {
+        const Qcow2ShellEntry *entry = g_ptr_array_index(directory, i);
+        BdrvDirtyBitmap *bitmap = bdrv_find_dirty_bitmap(bs, entry->name);
+
+        if (entry->removed || qcow2_shell_is_map(entry->name)) {
+            continue;
+        }
+        if (!bitmap) {
+            error_setg(errp, "Bitmap '%s' in '%s' is not in memory, so the "
+                       "disk cannot be resized", entry->name, bs->filename);
+            return false;
+        }
+        if (bdrv_dirty_bitmap_check(bitmap, BDRV_BITMAP_DEFAULT, errp)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /*
@@ -334,8 +431,11 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
 
     QEMU_LOCK_GUARD(&s->lock);
 
-    if (qcow2_truncate_bitmaps_check(bs, errp)) {
+    if (!check_bitmaps(bs, errp)) {
         return -ENOTSUP;
+    }
+    if (offset < old_size) {
+        qcow2_map_before_write(bs, offset, old_size - offset);
     }
     ret = bdrv_co_truncate(rw_backing_child(bs), offset, exact, prealloc,
                            flags, errp);

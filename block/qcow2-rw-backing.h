@@ -37,6 +37,15 @@
         .help = "Bitmaps survive crashes (default: on)"            \
     }
 
+#define BLOCK_OPT_RW_BACKING_MAP    "rw-backing-map"
+#define QCOW2_RW_BACKING_MAP_OPT                                    \
+    {                                                               \
+        .name = BLOCK_OPT_RW_BACKING_MAP,                           \
+        .type = QEMU_OPT_STRING,                                    \
+        .help = "Know what reads as zeroes (off, on, scan; "        \
+                "default: off)"                                     \
+    }
+
 /**
  * qcow2_rw_backing_open:
  * @header: header of the image in host byte order, with the RW backing bit

@@ -29,10 +29,17 @@
 #define QCOW2_RW_BACKING_LOG                1
 /* What the log says counts */
 #define QCOW2_RW_BACKING_LOG_ARMED          2
+/* The image keeps an allocation map */
+#define QCOW2_RW_BACKING_MAP                4
+/* Who believes its map has to look at the disk first */
+#define QCOW2_RW_BACKING_MAP_UNPROVEN       8
+
+/* The bitmap of this name is the allocation map */
+#define QCOW2_RW_BACKING_MAP_NAME           "rw-backing-allocation-map"
 
 /* Fixed part of the RW backing extension; all fields are big endian */
 typedef struct QEMU_PACKED Qcow2RwBackingExt {
-    uint32_t flags;             /* QCOW2_RW_BACKING_LOG* */
+    uint32_t flags;             /* QCOW2_RW_BACKING_{LOG,MAP}* */
     uint16_t format_len;        /* in bytes, at least 1 */
     uint16_t filename_len;      /* in bytes, 0 if no name is stored */
     uint64_t log_offset;        /* in bytes, 0 if there is no log yet */
@@ -105,6 +112,10 @@ typedef struct Qcow2RwBackingPointer {
 
     /* What the log says counts */
     bool log_armed;
+
+    /* Keeps an allocation map, which needs the log; who looks at it? */
+    bool map;
+    bool map_unproven;
 } Qcow2RwBackingPointer;
 
 /* How to find out whether the RW backing was modified by others */

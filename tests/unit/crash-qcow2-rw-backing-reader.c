@@ -11,6 +11,7 @@
 #include "block/block_int.h"
 #include "block/dirty-bitmap.h"
 #include "crash-qcow2-rw-backing.h"
+#include "../../block/qcow2-rw-backing-int.h"
 
 static void found_free(void *opaque)
 {
@@ -46,6 +47,28 @@ static void read_bits(BdrvDirtyBitmap *bitmap, CrashFound *found)
     }
 }
 
+/* The allocation map is like a bitmap: what is clear has to be zero */
+static CrashFound *read_map(const Qcow2Map *map)
+{
+    CrashFound *found = g_new0(CrashFound, 1);
+    uint64_t i;
+
+    *found = (CrashFound) {
+        .name = g_strdup(QCOW2_RW_BACKING_MAP_NAME),
+        .granularity = 1U << map->granularity_bits,
+        .size = map->size,
+        .recording = true,
+        .is_map = true,
+    };
+    found->bits = bitmap_new(MAX(found->size / found->granularity + 1, 1));
+    for (i = 0; i * found->granularity < found->size; i++) {
+        if (qcow2_map_holds_data(map, i)) {
+            set_bit(i, found->bits);
+        }
+    }
+    return found;
+}
+
 GPtrArray *crash_read_node(BlockDriverState *bs)
 {
     GPtrArray *all = g_ptr_array_new_with_free_func(found_free);
@@ -67,6 +90,9 @@ GPtrArray *crash_read_node(BlockDriverState *bs)
             read_bits(bitmap, found);
         }
         g_ptr_array_add(all, found);
+    }
+    if (qcow2_shell_map(bs)) {
+        g_ptr_array_add(all, read_map(qcow2_shell_map(bs)));
     }
     return all;
 }

@@ -392,12 +392,47 @@ static char *compare_one(const CrashBitmap *bitmap, GPtrArray *all,
     return compare_consistent(bitmap, found, all, disk, number);
 }
 
+/* What is said to read as zeroes has to, whatever has happened */
+static char *compare_map(const CrashFound *found, const CrashImage *disk,
+                         CrashVerdict *verdict)
+{
+    uint64_t blocks = DIV_ROUND_UP(found->size, found->granularity);
+    uint64_t sectors = found->granularity / SECTOR;
+
+    if (found->size != disk->len) {
+        return g_strdup("The allocation map has the wrong size");
+    }
+    for (uint64_t i = 0; i < blocks; i++) {
+        if (test_bit(i, found->bits)) {
+            continue;
+        }
+        verdict->zeroes++;
+        for (uint64_t j = i * sectors;
+             j < MIN((i + 1) * sectors, disk->len / SECTOR); j++) {
+            if (disk->stamps[j] != STAMP_ZERO) {
+                return g_strdup_printf("Granule %" PRIu64 " of the allocation "
+                                       "map is clear, and the disk has data in "
+                                       "sector %" PRIu64, i, j);
+            }
+        }
+    }
+    return NULL;
+}
+
 char *crash_compare(GPtrArray *found, const CrashImage *disk, int64_t number,
                     bool usable, CrashVerdict *verdict)
 {
     for (int i = 0; i < found->len; i++) {
         const CrashFound *f = found->pdata[i];
 
+        if (f->is_map) {
+            char *wrong = compare_map(f, disk, verdict);
+
+            if (wrong) {
+                return wrong;
+            }
+            continue;
+        }
         /* One that became inconsistent in a life before is nobody's */
         if (!crash_bitmap_find(f->name, number) &&
             (usable || !f->inconsistent)) {

@@ -23,6 +23,7 @@
 #include "block/qdict.h"
 #include "system/block-backend.h"
 #include "crash-qcow2-rw-backing.h"
+#include "../../block/qcow2-rw-backing-map-option.h"
 
 #define WRITERS         4
 #define LONGEST         (128 * KiB)
@@ -30,6 +31,9 @@
 
 /* Between two checkpoints */
 #define CHECKPOINT_SECONDS  10
+
+/* Of the allocation map */
+#define GRANULE         (64 * KiB)
 
 static BlockDriverState *disk_bs, *file_bs, *shell_bs;
 static BlockBackend *guest_blk;
@@ -41,6 +45,7 @@ static const CrashOptions *options;
 static uint32_t stamp;
 
 static unsigned bitmap_names;
+static bool has_map;
 
 /* False if the code does not know the option */
 static bool has_checkpoints = true;
@@ -81,6 +86,7 @@ static void coroutine_fn guest_request(Writer *w)
     uint64_t bytes = (1 + crash_random(crash_one_in(4) ? LONGEST / SECTOR
                                                        : 16)) * SECTOR;
     uint64_t offset = (uint64_t)crash_random(len / SECTOR) * SECTOR;
+    unsigned kind;
 
     if (crash_one_in(3)) {
         offset = w->next_offset;
@@ -90,9 +96,17 @@ static void coroutine_fn guest_request(Writer *w)
     bytes = MIN(bytes, len);
     offset = MIN(offset, len - bytes);
     w->next_offset = offset + bytes;
+    kind = crash_random(12);
+    if (has_map && kind >= 1 && kind <= 3) {
+        /* Granules are made zero if all of them are written */
+        bytes = MIN(QEMU_ALIGN_UP(offset + bytes, GRANULE), len);
+        offset = QEMU_ALIGN_DOWN(offset, GRANULE);
+        bytes -= offset;
+        kind = 1 + crash_random(2);
+    }
     crash_truth_touch(offset, bytes);
 
-    switch (crash_random(12)) {
+    switch (kind) {
     case 0:
         blk_co_flush(guest_blk);
         break;
@@ -1077,6 +1091,21 @@ static bool storage_fails(void)
     return crash_disk.fail_flush || crash_disk.flush_has_failed;
 }
 
+/*
+ * Somebody looks for zeroes while the guest goes on.  Once a flush has failed,
+ * and the host has not crashed since, the disk may read what it does not have:
+ * within a session it is refused, and otherwise the guide warns of it.
+ */
+static void do_scan(void)
+{
+    if (has_map && !crash_disk.flush_has_failed) {
+        crash_note("scan");
+        GRAPH_RDLOCK_GUARD_MAINLOOP();
+        qcow2_shell_set_map_sync(shell_bs, BLOCKDEV_QCOW2_RW_BACKING_MAP_SCAN,
+                                 NULL, NULL, NULL);
+    }
+}
+
 static void session(void)
 {
     static void (*const actions[])(void) = {
@@ -1084,7 +1113,7 @@ static void session(void)
         do_enable, do_succeed, do_undo, do_undo_slowly, do_undo_removal,
         do_shrink, do_grow,
         do_shrink_and_grow, do_backup, do_backup, do_reopen,
-        do_inactivate, do_wait, do_wait, do_wait,
+        do_inactivate, do_wait, do_wait, do_wait, do_scan, do_scan,
     };
 
     /*
@@ -1093,7 +1122,7 @@ static void session(void)
      */
     static void (*const faulty_actions[])(void) = {
         do_add, do_clear, do_backup, do_backup, do_wait, do_wait, do_undo,
-        do_undo_slowly, do_reopen, do_inactivate,
+        do_undo_slowly, do_reopen, do_inactivate, do_scan,
     };
     bool restricted = has_log && storage_fails();
 
@@ -1171,7 +1200,9 @@ static void fill_disk(void)
     crash_disk.image.len = (4 + crash_random(8)) * MiB +
                            crash_random(3) * 7 * SECTOR;
     for (uint64_t i = 0; i < crash_disk.image.len / SECTOR; i++) {
-        crash_disk.image.stamps[i] = 1 + i / 64 % 3;
+        /* With a map, some of it is zero */
+        crash_disk.image.stamps[i] = has_map && i / (GRANULE / SECTOR) % 4
+            ? STAMP_ZERO : 1 + i / 64 % 3;
     }
     stamp = 1000;
 }
@@ -1196,8 +1227,12 @@ void crash_workload_create(bool with_log)
         },
     };
 
-    fill_disk();
     has_log = with_log;
+    has_map = with_log && crash_one_in(2);
+    creation.options.u.qcow2.has_rw_backing_map = has_map;
+    creation.options.u.qcow2.rw_backing_map = crash_one_in(2)
+        ? BLOCKDEV_QCOW2_RW_BACKING_MAP_SCAN : BLOCKDEV_QCOW2_RW_BACKING_MAP_ON;
+    fill_disk();
     crash_shell.image.len = 0;
     crash_shell.image.torn = false;
     creation.options.u.qcow2.size = crash_disk.image.len;

@@ -272,6 +272,7 @@ typedef struct CrashFound {
     uint64_t size;
     bool inconsistent;
     bool recording;
+    bool is_map;
     unsigned long *bits;
 } CrashFound;
 
@@ -286,6 +287,8 @@ typedef struct CrashVerdict {
     uint64_t consistent;
     uint64_t inconsistent;
     uint64_t missing;
+    /* Granules of allocation maps that are said to read as zeroes */
+    uint64_t zeroes;
 } CrashVerdict;
 
 /*

@@ -562,6 +562,7 @@ static void print_stats(void)
         { "bitmaps right", stats.verdict.consistent },
         { "bitmaps inconsistent", stats.verdict.inconsistent },
         { "bitmaps missing", stats.verdict.missing },
+        { "granules known to be zero", stats.verdict.zeroes },
     };
 
     for (int i = 0; i < ARRAY_SIZE(lines); i++) {
