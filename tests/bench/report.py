@@ -6,6 +6,7 @@
 from statistics import median
 from typing import Any, Callable
 
+import allocation
 import creation
 import instructions
 import log
@@ -91,13 +92,23 @@ def openclose_table(rows: Rows) -> str:
          for row in rows])
 
 
+def _pair_table(rows: Rows, without: str, having: str) -> str:
+    """Figures of two kinds of shells."""
+    return table(
+        ['what', 'unit', without, having, 'goal', 'met'],
+        [[row['what'], row['unit'], figure(row[without], 2),
+          figure(row[having], 2), row['goal'],
+          {True: 'yes', False: 'no', None: ''}[row['met']]] for row in rows])
+
+
 def log_table(rows: Rows) -> str:
     """What the write-intent log costs."""
-    return table(
-        ['what', 'unit', log.WITHOUT, log.WITH, 'goal', 'met'],
-        [[row['what'], row['unit'], figure(row[log.WITHOUT], 2),
-          figure(row[log.WITH], 2), row['goal'],
-          {True: 'yes', False: 'no', None: ''}[row['met']]] for row in rows])
+    return _pair_table(rows, log.WITHOUT, log.WITH)
+
+
+def map_table(rows: Rows) -> str:
+    """What the allocation map costs and saves."""
+    return _pair_table(rows, allocation.WITHOUT, allocation.WITH)
 
 
 def guard_table(rows: Rows) -> str:
@@ -135,6 +146,7 @@ TABLES = {
     'openclose': ('openclose', every, 'Opening and closing with bitmaps',
                   openclose_table),
     'log': ('log', every, 'The write-intent log', log_table),
+    'map': ('map', every, 'The allocation map', map_table),
     'guard': ('guard', every, 'The guard', guard_table),
 }
 SECTIONS = list(dict.fromkeys(section for section, *_ in TABLES.values()))
@@ -229,11 +241,19 @@ def _openclose_goals(rows: Rows) -> list[list[str]]:
                                   ('all bits set', unstored)) if times)]
 
 
-def _log_goals(rows: Rows) -> list[list[str]]:
-    return [[f'log: {row["what"]}, {row["goal"]}',
-             f'{row[log.WITHOUT]:g} -> {row[log.WITH]:g} {row["unit"]}',
+def _pair_goals(rows: Rows, without: str, having: str) -> list[list[str]]:
+    return [[f'{having}: {row["what"]}, {row["goal"]}',
+             f'{row[without]:g} -> {row[having]:g} {row["unit"]}',
              'yes' if row['met'] else 'no']
             for row in rows if row['goal']]
+
+
+def _log_goals(rows: Rows) -> list[list[str]]:
+    return _pair_goals(rows, log.WITHOUT, log.WITH)
+
+
+def _map_goals(rows: Rows) -> list[list[str]]:
+    return _pair_goals(rows, allocation.WITHOUT, allocation.WITH)
 
 
 def _goal(what: str, value: float, met: bool) -> list[str]:
@@ -243,7 +263,7 @@ def _goal(what: str, value: float, met: bool) -> list[str]:
 
 GOALS = {'instructions': _instruction_goals, 'throughput': _throughput_goals,
          'creation': _creation_goals, 'openclose': _openclose_goals,
-         'log': _log_goals}
+         'log': _log_goals, 'map': _map_goals}
 
 
 def goals_table(results: Results) -> str:
@@ -272,6 +292,7 @@ def missed(results: Results) -> list[str]:
     result = []
     for section, find in (('instructions', instructions.missed),
                           ('creation', creation.missed),
-                          ('log', log.missed)):
+                          ('log', log.missed),
+                          ('map', allocation.missed)):
         result += find(results.get(section, {}).get('rows', []))
     return result

@@ -1,0 +1,188 @@
+# What the allocation map costs and what it saves: shells that have one against
+# shells that have none.  Instructions and bytes are counted; times are of runs
+# that take turns.
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+from common import Failure
+from log import HOT, count_instructions
+from subjects import GIB, KIB, MIB, Options, Place, SHELL, human
+
+WITH, WITHOUT = 'map', 'no-map'
+GOAL = 15
+# Of a disk that is backed up, and how many MiB of it hold data
+FILE_SIZE, DEVICE_SIZE = 2 * GIB, 64 * GIB
+USED = 100
+
+
+@dataclass(frozen=True)
+class MapPlace(Place):
+    """Where shells with a map and without one are; the names of subjects are
+    WITH and WITHOUT.  The disk is a file, or a device over it."""
+    device: str = ''
+
+    @property
+    def data(self) -> str:
+        """What the shells are over."""
+        return self.device or str(self.disk)
+
+    def create(self, subject: str, allocated: bool = True,
+               disk_format: str = 'raw', log: bool = True) -> None:
+        self.image(subject).unlink(missing_ok=True)
+        self.qemu_img('create', '-q', '-f', 'qcow2', '-o',
+                      f'rw-backing={self.data},rw-backing-map='
+                      f'{"scan" if subject == WITH else "off"}',
+                      self.image(subject))
+
+    def options(self, subject: str, storage: str) -> Options:
+        options = super().options(SHELL, storage)
+        options['file.filename'] = str(self.image(subject))
+        # What is written through one shell is foreign to the other
+        options['rw-backing-guard'] = 'off'
+        options['rw-backing-checkpoint-interval'] = '3600'
+        return options
+
+
+def row(what: str, unit: str, found: dict[str, float],
+        goal: str = '', met: bool | None = None) -> dict[str, Any]:
+    """@found has a figure for each of WITH and WITHOUT."""
+    return {'what': what, 'unit': unit, WITH: round(found[WITH], 3),
+            WITHOUT: round(found[WITHOUT], 3), 'goal': goal, 'met': met}
+
+
+def measure_instructions(client: Path, build: Path,
+                         scratch: Path) -> list[dict[str, Any]]:
+    """For a write to a granule that holds data, over a disk that does
+    nothing."""
+    result = []
+    for pattern in ('sequential', 'random'):
+        directory = scratch / f'map-{pattern}'
+        directory.mkdir()
+        place = MapPlace(build, directory, HOT)
+        place.make_disk()
+        found = {}
+        for subject in (WITH, WITHOUT):
+            place.create(subject)
+            # A shell without bitmaps and without a map has no log at work
+            place.qemu_img('bitmap', '--add', '-f', 'qcow2',
+                           place.image(subject), 'b')
+            found[subject] = count_instructions(client, place, subject,
+                                                pattern)
+        result.append(row(f'write 4 KiB, {pattern}', 'instructions', found,
+                          f'+{GOAL} at most',
+                          found[WITH] - found[WITHOUT] <= GOAL))
+    return result
+
+
+def use_some(path: Path, size: int) -> None:
+    """USED MiB of the file, in 64 parts, get data."""
+    with path.open('r+b') as stream:
+        for part in range(64):
+            stream.seek(size // 64 * part & -MIB)
+            stream.write(os.urandom(USED * MIB // 64 & -4 * KIB))
+
+
+@contextmanager
+def device_over(path: Path) -> Iterator[str]:
+    """A loop device, '' if there can be none."""
+    losetup = shutil.which('losetup')
+    result = subprocess.run([losetup or 'false', '--find', '--show', path],
+                            check=False, text=True, capture_output=True)
+    device = result.stdout.strip()
+    try:
+        yield device
+    finally:
+        if device:
+            subprocess.run(['losetup', '--detach', device], check=False)
+
+
+def copy(place: MapPlace, subject: str) -> tuple[float, float]:
+    """MiB that qemu-img convert reads from files, and seconds."""
+    target = place.directory / 'copy.raw'
+    target.unlink(missing_ok=True)
+    start = time.monotonic()
+    with subprocess.Popen([place.build / 'qemu-img', 'convert', '-O', 'raw',
+                           '-f', 'qcow2', place.image(subject), target],
+                          stdin=subprocess.DEVNULL) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        seconds = time.monotonic() - start
+        text = Path(f'/proc/{process.pid}/io').read_text()
+    if process.returncode:
+        raise Failure(f'qemu-img convert of {place.image(subject)} fails')
+    count = dict(line.split(': ') for line in text.splitlines())['rchar']
+    target.unlink()
+    return int(count) / MIB, seconds
+
+
+def measure_copies(place: MapPlace, name: str,
+                   rounds: int) -> list[dict[str, Any]]:
+    """A full copy of a disk of which little holds data."""
+    read: dict[str, float] = {}
+    times: dict[str, list[float]] = {WITH: [], WITHOUT: []}
+    for _ in range(rounds):
+        for subject in (WITHOUT, WITH):
+            # The other one has not written, but whoever opens leaves a seal
+            read[subject], seconds = copy(place, subject)
+            times[subject].append(seconds)
+    what = f'full copy of {name}, {human(place.size)} with {USED} MiB of data'
+    goal = int(USED * 1.01) + 2
+    return [row(what, 'MiB read', read, f'{goal} at most',
+                read[WITH] <= goal),
+            row(what, 's', {subject: statistics.median(some)
+                            for subject, some in times.items()})]
+
+
+def measure_backups(build: Path, scratch: Path,
+                    quick: bool) -> list[dict[str, Any]]:
+    """Of a file that is full of zeroes, and of a device."""
+    result = []
+    directory = scratch / 'file'
+    directory.mkdir()
+    place = MapPlace(build, directory, FILE_SIZE)
+    with place.disk.open('wb') as stream:
+        for _ in range(FILE_SIZE // (16 * MIB)):
+            stream.write(bytes(16 * MIB))
+    use_some(place.disk, place.size)
+    for subject in (WITH, WITHOUT):
+        place.create(subject)
+    result += measure_copies(place, 'a file', 1 if quick else 3)
+    place.disk.unlink()
+
+    directory = scratch / 'device'
+    directory.mkdir()
+    size = DEVICE_SIZE // 8 if quick else DEVICE_SIZE
+    sparse = Place(build, directory, size)
+    sparse.make_disk()
+    use_some(sparse.disk, size)
+    with device_over(sparse.disk) as device:
+        if device:
+            place = MapPlace(build, directory, size, device)
+            for subject in (WITH, WITHOUT):
+                place.create(subject)
+            result += measure_copies(place, 'a loop device', 1)
+    return result
+
+
+def measure(client: Path, build: Path, scratch: Path,
+            quick: bool) -> list[dict[str, Any]]:
+    """A row for each figure."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        return [*measure_instructions(client, build, Path(name)),
+                *measure_backups(build, Path(name), quick)]
+
+
+def missed(rows: list[dict[str, Any]]) -> list[str]:
+    """The goals that are missed, of those that do not depend on time."""
+    return [f'{line["what"]}: {line[WITH]} {line["unit"]}, not {line["goal"]}'
+            for line in rows if line['met'] is False]
