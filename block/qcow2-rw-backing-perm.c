@@ -134,6 +134,12 @@ void qcow2_shell_share_disk(BlockDriverState *bs)
     }
 }
 
+/* The allocation map would not know of another content */
+static bool knows_content(BlockDriverState *bs)
+{
+    return qcow2_shell(bs)->map;
+}
+
 static void qcow2_rw_backing_perm_init(void)
 {
     BlockDriver *drv = &bdrv_qcow2_rw_backing;
@@ -141,6 +147,7 @@ static void qcow2_rw_backing_perm_init(void)
     drv->bdrv_child_perm = qcow2_rw_backing_child_perm;
     drv->bdrv_before_dirty_bitmap_add = before_dirty_bitmap_add;
     drv->bdrv_recurse_can_replace = recurse_can_replace;
+    drv->bdrv_knows_content = knows_content;
 }
 
 block_init(qcow2_rw_backing_perm_init);
