@@ -32,8 +32,9 @@ static void report_wrong(BlockDriverState *bs, uint64_t offset)
 {
     warn_report("Allocation map of '%s' is wrong: there is data near offset %"
                 PRIu64 " of its RW backing, which others must have written; "
-                "its bitmaps say that everything has changed", bs->filename,
-                offset);
+                "its bitmaps %s", bs->filename, offset,
+                bdrv_is_writable(bs) ? "say that everything has changed"
+                                     : "cannot be relied on");
     qcow2_shell_fill_bitmaps(bs, true);
 }
 

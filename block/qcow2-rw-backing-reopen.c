@@ -281,6 +281,11 @@ void qcow2_shell_reopen_commit_post(BDRVReopenState *state)
         return;
     }
     qcow2_shell_judge_again(bs);
+    if (rwb->map &&
+        rwb->guard_state != QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED) {
+        /* What was seen while others could write is not known any more */
+        qcow2_map_doubt(rwb->map);
+    }
     qcow2_shell_set_bitmaps_readonly(bs, false);
     if (qcow2_shell_enter_or_wait(bs, &local_err) < 0) {
         /* Too late to refuse: the next write tries again */
