@@ -22,7 +22,7 @@ from subjects import GIB, KIB, MIB, Options, Place, SHELL, human
 WITH, WITHOUT = 'map', 'no-map'
 GOAL = 15
 # Of a disk that is backed up, and how many MiB of it hold data
-FILE_SIZE, DEVICE_SIZE = 2 * GIB, 64 * GIB
+FILE_SIZE, DEVICE_SIZE = 2 * GIB, 16 * GIB
 USED = 100
 
 
@@ -161,7 +161,7 @@ def measure_backups(build: Path, scratch: Path,
 
     directory = scratch / 'device'
     directory.mkdir()
-    size = DEVICE_SIZE // 8 if quick else DEVICE_SIZE
+    size = DEVICE_SIZE // 2 if quick else DEVICE_SIZE
     sparse = Place(build, directory, size)
     sparse.make_disk()
     use_some(sparse.disk, size)
