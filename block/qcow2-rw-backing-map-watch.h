@@ -84,10 +84,10 @@ void qcow2_map_fill(BlockDriverState *bs);
  * are set now; one that begins after this finds the request in the list.
  */
 static inline void qcow2_map_before_write(BlockDriverState *bs,
+                                          const Qcow2RwBacking *rwb,
                                           uint64_t offset, uint64_t bytes)
 {
-    const Qcow2MapTable *gate =
-        qatomic_load_acquire(&qcow2_shell(bs)->map_gate);
+    const Qcow2MapTable *gate = qatomic_load_acquire(&rwb->map_gate);
 
     if (gate && unlikely(!qcow2_map_table_has(gate, offset, bytes))) {
         qcow2_map_write(bs, gate, offset, bytes);

@@ -38,10 +38,10 @@ static inline BdrvChild *rw_backing_child(BlockDriverState *bs)
  * durable, or bitmaps are not believed after a crash.
  */
 static inline int coroutine_fn GRAPH_RDLOCK
-write_gate(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+write_gate(BlockDriverState *bs, const Qcow2RwBacking *rwb, uint64_t offset,
+           uint64_t bytes)
 {
-    if (likely(qcow2_log_gate_passes(qatomic_load_acquire(
-                                         &qcow2_shell(bs)->gate),
+    if (likely(qcow2_log_gate_passes(qatomic_load_acquire(&rwb->gate),
                                      offset, bytes))) {
         return 0;
     }
@@ -50,12 +50,13 @@ write_gate(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
 
 /* The same, and what is written is no zeroes, as far as the map knows */
 static inline int coroutine_fn GRAPH_RDLOCK
-begin_write(BlockDriverState *bs, uint64_t offset, uint64_t bytes)
+begin_write(BlockDriverState *bs, const Qcow2RwBacking *rwb, uint64_t offset,
+            uint64_t bytes)
 {
-    int ret = write_gate(bs, offset, bytes);
+    int ret = write_gate(bs, rwb, offset, bytes);
 
     if (ret == 0) {
-        qcow2_map_before_write(bs, offset, bytes);
+        qcow2_map_before_write(bs, rwb, offset, bytes);
     }
     return ret;
 }
@@ -105,14 +106,15 @@ qcow2_rw_backing_co_pwritev_part(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
                                  size_t qiov_offset, BdrvRequestFlags flags)
 {
-    int ret = begin_write(bs, offset, bytes);
+    const Qcow2RwBacking *rwb = qcow2_shell(bs);
+    int ret = begin_write(bs, rwb, offset, bytes);
 
     if (ret < 0) {
         return ret;
     }
     BLKDBG_CO_EVENT(bs->file, BLKDBG_WRITE_AIO);
-    ret = bdrv_co_pwritev_part(rw_backing_child(bs), offset, bytes, qiov,
-                               qiov_offset, flags);
+    ret = bdrv_co_pwritev_part(rwb->child, offset, bytes, qiov, qiov_offset,
+                               flags);
     return after_flush(bs, ret, flags & BDRV_REQ_FUA);
 }
 
@@ -146,7 +148,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, BdrvRequestFlags flags)
 {
-    int ret = write_gate(bs, offset, bytes);
+    int ret = write_gate(bs, qcow2_shell(bs), offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -175,7 +177,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_pdiscard(BlockDriverState *bs, int64_t offset,
                              int64_t bytes)
 {
-    int ret = write_gate(bs, offset, bytes);
+    int ret = write_gate(bs, qcow2_shell(bs), offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -187,7 +189,7 @@ qcow2_rw_backing_co_pdiscard(BlockDriverState *bs, int64_t offset,
             return ret;
         }
     }
-    qcow2_map_before_write(bs, offset, bytes);
+    qcow2_map_before_write(bs, qcow2_shell(bs), offset, bytes);
     return bdrv_co_pdiscard(rw_backing_child(bs), offset, bytes);
 }
 
@@ -210,7 +212,7 @@ qcow2_rw_backing_co_copy_range_to(BlockDriverState *bs,
                                   int64_t bytes, BdrvRequestFlags read_flags,
                                   BdrvRequestFlags write_flags)
 {
-    int ret = begin_write(bs, dst_offset, bytes);
+    int ret = begin_write(bs, qcow2_shell(bs), dst_offset, bytes);
 
     if (ret < 0) {
         return ret;
@@ -230,7 +232,7 @@ static int coroutine_fn GRAPH_RDLOCK
 qcow2_rw_backing_co_flush(BlockDriverState *bs)
 {
     if (unlikely(qcow2_shell(bs)->gate_reported) && bdrv_is_writable(bs)) {
-        write_gate(bs, 0, 1);
+        write_gate(bs, qcow2_shell(bs), 0, 1);
     }
     return after_flush(bs, bdrv_co_flush(rw_backing_child(bs)->bs), true);
 }
@@ -410,6 +412,7 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                              Error **errp)
 {
     BDRVQcow2State *s = bs->opaque;
+    const Qcow2RwBacking *rwb = qcow2_shell(bs);
     int64_t size, old_size;
     int ret;
 
@@ -423,7 +426,7 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
      * new has no marks, but the end of what is old gets one.
      */
     old_size = bs->total_sectors * BDRV_SECTOR_SIZE;
-    ret = write_gate(bs, offset, MAX(old_size - offset, 1));
+    ret = write_gate(bs, rwb, offset, MAX(old_size - offset, 1));
     if (ret < 0) {
         error_setg_errno(errp, -ret, "'%s' cannot be written to", bs->filename);
         return ret;
@@ -435,7 +438,7 @@ qcow2_rw_backing_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
         return -ENOTSUP;
     }
     if (offset < old_size) {
-        qcow2_map_before_write(bs, offset, old_size - offset);
+        qcow2_map_before_write(bs, rwb, offset, old_size - offset);
     }
     ret = bdrv_co_truncate(rw_backing_child(bs), offset, exact, prealloc,
                            flags, errp);

@@ -11,6 +11,8 @@
  *   the disk can be opened, whatever happens to the other metadata.
  * - A bitmap that counts as good has not missed a write, neither by this
  *   program nor by others.
+ * - What block status calls zeroes reads as zeroes, whatever the allocation
+ *   map says.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,6 +25,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
@@ -87,6 +90,7 @@ typedef struct QEMU_PACKED Control {
     uint8_t log;            /* LOG_*, write-intent log of the image */
     uint8_t log_sectors;    /* how many of them the input has */
     uint16_t log_at;        /* where in the image it is, in sectors */
+    uint8_t map;            /* MAP_*, allocation map of the image with a log */
 } Control;
 
 typedef struct QEMU_PACKED LogSector {
@@ -98,6 +102,11 @@ enum {
     LOG_THERE       = 0x01,
     LOG_ARMED       = 0x02, /* the header says that it counts */
     LOG_CHECKSUMS   = 0x04, /* those of its sectors are right */
+};
+
+enum {
+    MAP_THERE       = 0x01,
+    MAP_UNPROVEN    = 0x02,
 };
 
 enum {
@@ -359,6 +368,27 @@ static void assert_model(BlockBackend *blk, const Control *c)
     }
 }
 
+/* Also the disk's own file may know that it has holes */
+static void assert_zeroes(BlockBackend *blk, const Control *c)
+{
+    for (int i = 0; i < 2; i++) {
+        int64_t done, bytes, map;
+
+        for (done = 0; done < WINDOW; done += bytes) {
+            BlockDriverState *file;
+            int ret = bdrv_block_status(blk_bs(blk),
+                                        window_offset(c, i) + done,
+                                        WINDOW - done, &bytes, &map, &file);
+
+            g_assert_cmpint(ret, >=, 0);
+            g_assert_cmpint(bytes, >, 0);
+            if (ret & BDRV_BLOCK_ZERO) {
+                g_assert_true(buffer_is_zero(model + i * WINDOW + done, bytes));
+            }
+        }
+    }
+}
+
 /* What was written through the shell has to be in the disk itself */
 static void assert_disk(const Control *c)
 {
@@ -404,6 +434,9 @@ static void put_pointer(const Control *c, uint8_t *buf)
         .log        = log_offset,
         .log_offset = log_offset,
         .log_armed  = log_offset && (c->log & LOG_ARMED),
+        .map        = log_offset && (c->map & MAP_THERE),
+        .map_unproven = log_offset && (c->map & MAP_THERE) &&
+                        (c->map & MAP_UNPROVEN),
     };
     size_t len;
     g_autofree uint8_t *data =
@@ -780,6 +813,7 @@ static void write_disk(BlockBackend *blk, const Control *c)
     }
     g_assert_cmpint(blk_flush(blk), >=, 0);
     assert_model(blk, c);
+    assert_zeroes(blk, c);
 }
 
 static void reopen_read_only(BlockBackend *blk)
@@ -872,6 +906,7 @@ static BlockBackend *open_to_use(const Control *c, int flags)
         return NULL;
     }
     assert_model(blk, c);
+    assert_zeroes(blk, c);
     return blk;
 }
 
@@ -1008,6 +1043,10 @@ static void create_shell(const Control *c, uint32_t cluster_size,
                 .refcount_bits = refcount_bits,
                 .has_rw_backing_log = true,
                 .rw_backing_log = c->log & LOG_THERE,
+                .has_rw_backing_map = true,
+                .rw_backing_map = c->map & MAP_THERE 
+                    ? BLOCKDEV_QCOW2_RW_BACKING_MAP_SCAN
+                    : BLOCKDEV_QCOW2_RW_BACKING_MAP_OFF,
             },
         },
     };
@@ -1060,25 +1099,31 @@ static void add_seed(const char *name, const Control *c)
     fuzz_seed_add(name, seed->data, seed->len);
 }
 
-static void make_seed(const char *name, Control c, uint32_t cluster_size,
-                      uint8_t refcount_bits, int bitmaps)
+/* Of the disk as it is */
+static void make_image(const Control *c, uint32_t cluster_size,
+                       uint8_t refcount_bits, int bitmaps)
 {
-    BlockDriverState *disk_bs;
+    BlockDriverState *disk_bs = disk_open(c);
 
-    disk_reset(&c);
-    disk_bs = disk_open(&c);
-    create_shell(&c, cluster_size, refcount_bits);
+    create_shell(c, cluster_size, refcount_bits);
     if (bitmaps) {
-        BlockBackend *blk = shell_open(&c, BDRV_O_RDWR, &error_abort);
+        BlockBackend *blk = shell_open(c, BDRV_O_RDWR, &error_abort);
 
         add_seed_bitmaps(blk, bitmaps);
         write_pristine(blk);
-        if (disk_is_file(&c)) {
+        if (disk_is_file(c)) {
             set_mtime(1000000000);
         }
         blk_unref(blk);
     }
     bdrv_unref(disk_bs);
+}
+
+static void make_seed(const char *name, Control c, uint32_t cluster_size,
+                      uint8_t refcount_bits, int bitmaps)
+{
+    disk_reset(&c);
+    make_image(&c, cluster_size, refcount_bits, bitmaps);
     add_seed(name, &c);
 }
 
@@ -1110,11 +1155,21 @@ static GByteArray *cut_log(Control *c)
     return sectors;
 }
 
+/* What the input is to have before the image, which is without its log */
+static void add_log_seed(const char *name, Control *c)
+{
+    g_autoptr(GByteArray) seed = g_byte_array_new();
+    g_autoptr(GByteArray) sectors = cut_log(c);
+
+    g_byte_array_append(seed, (const uint8_t *)c, sizeof(*c));
+    g_byte_array_append(seed, sectors->data, sectors->len);
+    g_byte_array_append(seed, shell->data, shell->len);
+    fuzz_seed_add(name, seed->data, seed->len);
+}
+
 /* An image that was in use when QEMU was killed */
 static void make_crashed_seed(const char *name, Control c, int bitmaps)
 {
-    g_autoptr(GByteArray) seed = g_byte_array_new();
-    g_autoptr(GByteArray) sectors = NULL;
     g_autofree uint8_t *crashed = NULL;
     BlockDriverState *disk_bs;
     BlockBackend *blk;
@@ -1137,11 +1192,53 @@ static void make_crashed_seed(const char *name, Control c, int bitmaps)
 
     memcpy(shell->data, crashed, len);
     shell->len = len;
-    sectors = cut_log(&c);
-    g_byte_array_append(seed, (const uint8_t *)&c, sizeof(c));
-    g_byte_array_append(seed, sectors->data, sectors->len);
-    g_byte_array_append(seed, shell->data, shell->len);
-    fuzz_seed_add(name, seed->data, seed->len);
+    add_log_seed(name, &c);
+}
+
+/* An image with a map that was closed properly */
+static void make_map_seed(const char *name, Control c, int bitmaps)
+{
+    c.log = LOG_THERE | LOG_CHECKSUMS;
+    c.map |= MAP_THERE;
+    make_image(&c, 512, 16, bitmaps);
+    add_log_seed(name, &c);
+}
+
+/* The same, and the map says of all data of the disk that there is none */
+static void make_hiding_seed(const char *name, Control c, int bitmaps)
+{
+    disk_reset(&c);
+    if (disk_is_file(&c)) {
+        g_assert_cmpint(ftruncate(file_disk_fd, 0), ==, 0);
+        g_assert_cmpint(ftruncate(file_disk_fd, FILE_DISK_SIZE), ==, 0);
+    } else {
+        memset(disk->data, 0, disk->len);
+    }
+    make_map_seed(name, c, bitmaps);
+}
+
+static void make_map_seeds(Control c)
+{
+    for (int i = 0; i < 8; i++) {
+        g_autofree char *name = g_strdup_printf("map-%d", i);
+        g_autofree char *hiding = g_strdup_printf("map-hiding-%d", i);
+
+        c.disk = i & 1;
+        c.guard = i & 2 ? 3 : 0;
+        c.map = i & 4 ? MAP_UNPROVEN : 0;
+        disk_reset(&c);
+        make_map_seed(name, c, 2);
+        make_hiding_seed(hiding, c, 0);
+    }
+    c.guard = 0;
+    c.map = MAP_THERE;
+    for (int i = 0; i < 4; i++) {
+        g_autofree char *name = g_strdup_printf("map-crashed-%d", i);
+
+        c.disk = i & 1;
+        c.fault = i & 2 ? FAULT_WRITE | FAULT_ONCE : 0;
+        make_crashed_seed(name, c, 2);
+    }
 }
 
 static void image_make_seeds(void)
@@ -1190,7 +1287,8 @@ static void image_make_seeds(void)
     make_crashed_seed("crashed-flush-fault", c, 2);
     c.fault = FAULT_READ | FAULT_ONCE;
     make_crashed_seed("crashed-read-fault", c, 2);
-    c.guard = 0;
+    c.fault = 0;
+    make_map_seeds(c);
     for (int i = 1; i < 32; i++) {
         g_autofree char *name = g_strdup_printf("fault-%d", i);
 
