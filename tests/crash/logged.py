@@ -1,15 +1,19 @@
 """
 A shell with a write-intent log: no bitmap is lost by a kill, and each has every
 change; those that record may have whole chunks of the log in addition, which
-are larger than most of the disks here.
+are larger than most of the disks here.  Every other one has an allocation map,
+too: what that says to be zero is zero.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
-from crash import MOMENTS, Shell
+from crash import KIB, MOMENTS, Shell
+from nbd_client import STATE_ZERO, Client
 from programs import Daemon, Failure
+
+GRANULE = 64 * KIB
 
 # More happens to the shell's file, and commands are durable when they return
 LOG_MOMENTS = {
@@ -25,6 +29,16 @@ class LoggedShell(Shell):
     moments = LOG_MOMENTS
     durable = True
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._has_map = self._rng.random() < 0.5
+        if self._has_map:
+            self.options += ',rw-backing-map=scan'
+            for offset in range(0, len(self.model.disk), 2 * GRANULE):
+                end = min(offset + GRANULE, len(self.model.disk))
+                self.model.disk[offset:end] = bytes(end - offset)
+            self.disk.write_bytes(self.model.disk)
+
     def _may_be_lost(self) -> bool:
         return False
 
@@ -37,6 +51,28 @@ class LoggedShell(Shell):
         for bitmap in self.model.bitmaps.values():
             if bitmap.recording or bitmap.maybe_flipped:
                 bitmap.maybe = bytearray(b'\1' * len(bitmap.maybe))
+
+    def _verify_consistent(self, daemon: Daemon, names: List[str],
+                           found: Dict[str, Any]) -> None:
+        super()._verify_consistent(daemon, names, found)
+        if self._has_map:
+            self._verify_map(daemon)
+
+    def _verify_map(self, daemon: Daemon) -> None:
+        """The disk has no holes: nobody but the map says anything of zeroes."""
+        self._export(daemon, [])
+        client = Client(self._socket, 'disk', 'base:allocation')
+        for offset, length, flags in client.block_status(len(self.model.disk)):
+            if flags & STATE_ZERO:
+                if any(self.model.disk[offset:offset + length]):
+                    raise Failure(f'data in {length} bytes from {offset} on, '
+                                  'which are said to be zeroes')
+                self._stats['KiB known to be zero'
+                            if self._clean else
+                            'KiB known to be zero after a kill'] += \
+                    length // KIB
+        client.close()
+        self._unexport(daemon)
 
     def _node(self, **options: Any) -> Any:
         return super()._node(**{'rw-backing-checkpoint-interval': 1,

@@ -20,6 +20,8 @@ BITMAPS = 0x23852875
 
 IN_USE = 1
 AUTO = 2
+# The bitmap that is none
+ALLOCATION_MAP = 'rw-backing-allocation-map'
 
 MIB = 1024 * 1024
 GUARD_FORMAT = '>IBB2sQIIQQ32s56s'

@@ -1044,7 +1044,7 @@ static void create_shell(const Control *c, uint32_t cluster_size,
                 .has_rw_backing_log = true,
                 .rw_backing_log = c->log & LOG_THERE,
                 .has_rw_backing_map = true,
-                .rw_backing_map = c->map & MAP_THERE 
+                .rw_backing_map = c->map & MAP_THERE
                     ? BLOCKDEV_QCOW2_RW_BACKING_MAP_SCAN
                     : BLOCKDEV_QCOW2_RW_BACKING_MAP_OFF,
             },
