@@ -57,8 +57,9 @@ static void update_gate(BlockDriverState *bs)
 
     qatomic_store_release(&rwb->map_gate,
                           !map ? NULL :
-                          QLIST_EMPTY(&map->watches) ? map->table
-                                                     : &qcow2_map_table_closed);
+                          QLIST_EMPTY(&map->watches)
+                          ? qatomic_load_acquire(&map->table)
+                          : &qcow2_map_table_closed);
 }
 
 void coroutine_fn qcow2_map_watch_begin(BlockDriverState *bs, Qcow2Map *map,

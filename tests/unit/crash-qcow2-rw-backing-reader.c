@@ -48,7 +48,7 @@ static void read_bits(BdrvDirtyBitmap *bitmap, CrashFound *found)
 }
 
 /* The allocation map is like a bitmap: what is clear has to be zero */
-static CrashFound *read_map(const Qcow2Map *map)
+static CrashFound *read_map(Qcow2Map *map)
 {
     CrashFound *found = g_new0(CrashFound, 1);
     uint64_t i;

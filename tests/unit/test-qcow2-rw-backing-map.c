@@ -10,7 +10,6 @@
 
 #define BITS        QCOW2_MAP_MIN_GRANULARITY_BITS
 #define GRANULE     (UINT64_C(1) << BITS)
-#define PAGE_BYTES  (GRANULE << QCOW2_MAP_PAGE_BITS)
 
 static void test_granularity(void)
 {
@@ -21,7 +20,7 @@ static void test_granularity(void)
                      BITS + 1);
 }
 
-static void assert_state(const Qcow2Map *map, uint64_t offset, uint64_t bytes,
+static void assert_state(Qcow2Map *map, uint64_t offset, uint64_t bytes,
                          Qcow2MapState state, uint64_t count)
 {
     uint64_t found;
@@ -78,27 +77,59 @@ static void test_resize(void)
     Qcow2Map *map = qcow2_map_new(3 * GRANULE, BITS);
 
     qcow2_map_set_all(map);
-    qcow2_map_resize(map, 3 * PAGE_BYTES + GRANULE);
-    assert_state(map, 0, 3 * PAGE_BYTES, QCOW2_MAP_DATA, 3 * GRANULE);
-    assert_state(map, 3 * GRANULE, 3 * PAGE_BYTES - 2 * GRANULE,
-                 QCOW2_MAP_ZERO, 3 * PAGE_BYTES - 2 * GRANULE);
-    qcow2_map_set(map, 3 * PAGE_BYTES, GRANULE);
-    qcow2_map_set(map, PAGE_BYTES - GRANULE, 2 * GRANULE);
+    qcow2_map_resize(map, 300 * GRANULE);
+    assert_state(map, 0, 300 * GRANULE, QCOW2_MAP_DATA, 3 * GRANULE);
+    assert_state(map, 3 * GRANULE, 297 * GRANULE, QCOW2_MAP_ZERO,
+                 297 * GRANULE);
+    qcow2_map_set(map, 299 * GRANULE, GRANULE);
+    qcow2_map_set(map, 99 * GRANULE, 2 * GRANULE);
     g_assert_cmpuint(qcow2_map_count(map), ==, 6 * GRANULE);
 
-    /* What was cut off does not come back */
-    qcow2_map_resize(map, PAGE_BYTES);
+    /* What was cut off does not come back, not even a doubt */
+    qcow2_map_doubt(map);
+    qcow2_map_resize(map, 100 * GRANULE);
     g_assert_cmpuint(qcow2_map_count(map), ==, 4 * GRANULE);
-    qcow2_map_set(map, PAGE_BYTES + 5 * GRANULE, GRANULE);
-    qcow2_map_resize(map, 3 * PAGE_BYTES + GRANULE);
+    qcow2_map_set(map, 105 * GRANULE, GRANULE);
+    qcow2_map_resize(map, 300 * GRANULE);
     g_assert_cmpuint(qcow2_map_count(map), ==, 4 * GRANULE);
+    assert_state(map, 100 * GRANULE, 200 * GRANULE, QCOW2_MAP_ZERO,
+                 200 * GRANULE);
+    assert_state(map, 98 * GRANULE, GRANULE, QCOW2_MAP_UNPROVEN, GRANULE);
+    qcow2_map_free(map);
+}
+
+/* What requests may see, which look at what there was when they began */
+static void test_table(void)
+{
+    Qcow2Map *map = qcow2_map_new(3 * GRANULE, BITS);
+    const Qcow2MapTable *table = map->table;
+
+    g_assert_false(qcow2_map_table_has(table, GRANULE, GRANULE));
+    qcow2_map_set(map, GRANULE, 2 * GRANULE);
+    g_assert_true(qcow2_map_table_has(table, GRANULE, GRANULE));
+    g_assert_false(qcow2_map_table_has(table, GRANULE - 1, 2));
+    /* Of more than one, nothing is said, nor of what lies behind the end */
+    g_assert_false(qcow2_map_table_has(table, 2 * GRANULE - 1, 2));
+    g_assert_false(qcow2_map_table_has(table, 3 * GRANULE, 1));
+    g_assert_false(qcow2_map_table_has(table, table->capacity * GRANULE, 1));
+
+    qcow2_map_resize(map, 2 * table->capacity * GRANULE);
+    g_assert(map->table != table);
+    qcow2_map_set(map, 0, 1);
+    g_assert_true(qcow2_map_table_has(table, GRANULE, GRANULE));
+    g_assert_false(qcow2_map_table_has(table, 0, 1));
+    g_assert_true(qcow2_map_table_has(map->table, 0, 3 * 512));
+    g_assert_true(qcow2_map_table_has(map->table, 2 * GRANULE, GRANULE));
+    g_assert_false(qcow2_map_table_has(map->table, 3 * GRANULE, GRANULE));
+
+    g_assert_false(qcow2_map_table_has(&qcow2_map_table_closed, 0, 1));
     qcow2_map_free(map);
 }
 
 /* Random events; what is stored and loaded again is the same */
 static void test_random(void)
 {
-    const uint64_t granules = (1 << QCOW2_MAP_PAGE_BITS) + 1000;
+    const uint64_t granules = (1 << 18) + 1000;
     const uint64_t size = granules * GRANULE - 512;
     const size_t len = ROUND_UP(granules, 512 * 8) / 8;
     Qcow2Map *map = qcow2_map_new(size, BITS);
@@ -180,6 +211,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2-rw-backing/map/states", test_states);
     g_test_add_func("/qcow2-rw-backing/map/inside", test_inside);
     g_test_add_func("/qcow2-rw-backing/map/resize", test_resize);
+    g_test_add_func("/qcow2-rw-backing/map/table", test_table);
     g_test_add_func("/qcow2-rw-backing/map/random", test_random);
     g_test_add_func("/qcow2-rw-backing/map/ones", test_ones);
     return g_test_run();
