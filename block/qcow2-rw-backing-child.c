@@ -193,7 +193,8 @@ BdrvChild *open_child_node(BlockDriverState *bs, QDict *options, Error **errp)
                       bs->filename);
         if (filename && access(filename, F_OK) < 0) {
             error_append_hint(errp, "If it has moved, 'qemu-img amend' tells "
-                              "the image, or use the option 'rw-backing'.\n");
+                              "the image, or use the option 'rw-backing'; or "
+                              "it is not visible to this process.\n");
         }
     }
     return child;

@@ -230,6 +230,11 @@ open_shell(BlockDriverState *bs, const QCowHeader *header, QDict *options,
     inspect = (flags & BDRV_O_NO_IO) ||
         ((flags & BDRV_O_CHECK) &&
          !qcow2_shell_has_option(options, "rw-backing"));
+    if (qcow2_shell_has_option(options, "backing")) {
+        error_setg(errp, "Image '%s' has an RW backing, and so cannot have a "
+                   "backing file (option 'backing')", bs->filename);
+        return -EINVAL;
+    }
     if (!take_guard_mode(options, &qcow2_shell(bs)->guard_mode, errp)) {
         return -EINVAL;
     }

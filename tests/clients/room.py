@@ -1,0 +1,40 @@
+# Goes on in a room of its own, see room.sh: the machine as it is, and Debian's
+# packages in BUILD/room as if they were installed.
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from remote_disk import SKIP
+
+ROOT = Path(__file__).resolve().parents[2]
+INSIDE = 'INSIDE_ROOM'
+
+
+def skip(why: str) -> None:
+    print(why)
+    sys.exit(SKIP)
+
+
+def enter() -> None:
+    """Returns in the room; outside, the program ends as it does inside."""
+    if os.environ.get(INSIDE):
+        return
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--build', type=Path, default=os.environ.get('BUILD'))
+    args = parser.parse_known_args()[0]
+    if not args.build:
+        return
+    build = Path(args.build).resolve()
+    if subprocess.run(['unshare', '--mount', '--pid', '--fork', 'true'],
+                      check=False, stderr=subprocess.DEVNULL).returncode:
+        skip('a room needs namespaces, and those need root')
+    result = subprocess.run(
+        [ROOT / 'tests/clients/room.sh', build / 'room', build, ROOT, '--',
+         sys.executable, Path(sys.argv[0]).resolve(), '--build', build],
+        check=False, env={**os.environ, INSIDE: '1'})
+    sys.exit(result.returncode)

@@ -1,0 +1,47 @@
+#!/bin/sh
+#
+# usage: room.sh UNPACKED DIRECTORY... -- COMMAND [ARGUMENT...]
+#
+# Runs COMMAND as root of a room: the machine as it is, but with the Debian
+# packages in UNPACKED as if they were installed, if there are any.  What is written stays in the
+# room and ends with it, except in each DIRECTORY, and so do all processes.
+# /run is empty, so that nobody talks to the machine's own services.
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+set -e
+
+# The first process of a PID namespace, which takes care of orphans
+if [ $$ != 1 ]; then
+    exec unshare --mount --pid --fork --kill-child "$0" "$@"
+fi
+
+unpacked=$1
+shift
+root=/mnt/root
+
+mount -t tmpfs room /mnt
+mkdir /mnt/upper /mnt/work $root
+if [ -d "$unpacked" ]; then
+    cp -a "$unpacked/." /mnt/upper
+fi
+# Where /lib is a link, this must not become a directory
+if [ -L /lib ] && [ -d /mnt/upper/lib ]; then
+    mkdir -p /mnt/upper/usr/lib
+    cp -a /mnt/upper/lib/. /mnt/upper/usr/lib
+    rm -r /mnt/upper/lib
+fi
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work room $root
+while [ "$1" != -- ]; do
+    mkdir -p "$root$1"
+    mount --bind "$1" "$root$1"
+    shift
+done
+shift
+mount --rbind /dev $root/dev
+mount --rbind /sys $root/sys
+mount -t proc proc $root/proc
+mount -t tmpfs run $root/run
+
+chroot $root "$@" &
+wait $!
