@@ -127,6 +127,11 @@ class Daemon:
                 return message['return']
             self._events.append(message)
 
+    def kill(self) -> None:
+        """As if the power failed."""
+        self._process.kill()
+        self._process.communicate(timeout=SECONDS)
+
     def wait_for_job(self, name: str) -> None:
         """It may have ended before the answer to its command was here."""
         while True:
@@ -142,17 +147,17 @@ class Daemon:
 
     def __exit__(self, kind: object, *args: object) -> None:
         if kind:
-            self._process.kill()
+            self.kill()
         else:
             self.cmd('quit')
-        self._process.communicate(timeout=SECONDS)
+            self._process.communicate(timeout=SECONDS)
 
 
 @dataclass
 class RemoteDisk:
     """A disk on a server: how QEMU finds it, and what the server has."""
     serve: Callable[[], ContextManager[None]]   # in which the server runs
-    path: Path                                  # what it keeps the disk in
+    path: Any                                   # a Path, or read like one
     uri: Callable[[], str]                      # may change with its port
     options: Callable[[], Dict[str, Any]]       # of blockdev-add, likewise
     grows: bool                                 # can be resized by a client
