@@ -12,6 +12,7 @@ from pathlib import Path
 from remote_disk import SKIP
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / 'tests/clients/room.sh'
 INSIDE = 'INSIDE_ROOM'
 
 
@@ -30,11 +31,14 @@ def enter() -> None:
     if not args.build:
         return
     build = Path(args.build).resolve()
-    if subprocess.run(['unshare', '--mount', '--pid', '--fork', 'true'],
-                      check=False, stderr=subprocess.DEVNULL).returncode:
-        skip('a room needs namespaces, and those need root')
+    empty = subprocess.run([SCRIPT, '/nonexistent', '--', 'true'], check=False,
+                           text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT)
+    if empty.returncode:
+        skip('a room needs root, namespaces and overlayfs: '
+             f'{" ".join(empty.stdout.split())}')
     result = subprocess.run(
-        [ROOT / 'tests/clients/room.sh', build / 'room', build, ROOT, '--',
-         sys.executable, Path(sys.argv[0]).resolve(), '--build', build],
+        [SCRIPT, build / 'room', build, ROOT, '--', sys.executable,
+         Path(sys.argv[0]).resolve(), '--build', build],
         check=False, env={**os.environ, INSIDE: '1'})
     sys.exit(result.returncode)
