@@ -1,6 +1,7 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
-# show or test it, "make check-upstream" runs QEMU's own tests, "make crash"
+# show or test it, "make check-clients" tests what other programs do, also with
+# a newer libvirt, "make check-upstream" runs QEMU's own tests, "make crash"
 # kills QEMU ROUNDS times and more, "make live-guest" puts shells over the disk of
 # a Debian guest, "make crash-states" looks at STATES states that
 # a crash can leave, "make check-model" goes through all states of the model of
@@ -37,6 +38,14 @@ check: all
 	-scripts/install-packages $(BUILD)
 	-scripts/fetch-servers $(BUILD)
 	scripts/check $(BUILD)
+
+check-clients: all
+	scripts/install-packages --guest $(BUILD)
+	scripts/fetch-servers $(BUILD)
+	scripts/fetch-libvirt $(BUILD)
+	tests/clients/libvirt --build $(BUILD)
+	NEWER_LIBVIRT=$(BUILD)/libvirt tests/clients/libvirt --build $(BUILD)
+	tests/clients/disk-on-rbd --build $(BUILD)
 
 check-upstream: all
 	scripts/check-upstream $(BUILD)
@@ -98,5 +107,5 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-model check-upstream check-sanitizers crash crash-states \
+.PHONY: all demo check check-clients check-model check-upstream check-sanitizers crash crash-states \
         live-guest damage-table fuzz bench validate install clean distclean

@@ -5,20 +5,16 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from remote_disk import SKIP
+from remote_disk import SKIP, Failure, Skip
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'tests/clients/room.sh'
 INSIDE = 'INSIDE_ROOM'
-
-
-def skip(why: str) -> None:
-    print(why)
-    sys.exit(SKIP)
 
 
 def enter() -> None:
@@ -31,14 +27,23 @@ def enter() -> None:
     if not args.build:
         return
     build = Path(args.build).resolve()
-    empty = subprocess.run([SCRIPT, '/nonexistent', '--', 'true'], check=False,
-                           text=True, stdout=subprocess.PIPE,
+    trial = subprocess.run(['unshare', '--mount', '--pid', '--fork', 'true'],
+                           check=False, text=True, stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT)
-    if empty.returncode:
-        skip('a room needs root, namespaces and overlayfs: '
-             f'{" ".join(empty.stdout.split())}')
+    if trial.returncode:
+        print(f'no room without root and namespaces: {trial.stdout.strip()}')
+        sys.exit(SKIP)
     result = subprocess.run(
         [SCRIPT, build / 'room', build, ROOT, '--', sys.executable,
          Path(sys.argv[0]).resolve(), '--build', build],
         check=False, env={**os.environ, INSIDE: '1'})
     sys.exit(result.returncode)
+
+
+def need_programs(*programs: str) -> None:
+    """Debian's packages of all of them are in a room, or it is not whole."""
+    for program in programs:
+        if not shutil.which(program):
+            why = f'{program} is missing, which "scripts/fetch-servers" fetches'
+            raise Failure(why) if Path('/etc/debian_version').exists() \
+                else Skip(why)

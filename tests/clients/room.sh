@@ -3,9 +3,10 @@
 # usage: room.sh UNPACKED DIRECTORY... -- COMMAND [ARGUMENT...]
 #
 # Runs COMMAND as root of a room: the machine as it is, but with the Debian
-# packages in UNPACKED as if they were installed, if there are any.  What is written stays in the
-# room and ends with it, except in each DIRECTORY, and so do all processes.
-# /run is empty, so that nobody talks to the machine's own services.
+# packages in UNPACKED, if it is there, as if they were installed.  What is
+# written stays in the room and ends with it, except in each DIRECTORY, and so do
+# all processes.  /run is empty, so that nobody talks to the machine's own
+# services.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 

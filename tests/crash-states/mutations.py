@@ -149,4 +149,16 @@ RECOVERY = [
                '        if (0) set_new_part_dirty(bs, old_size, size - ')]),
 ]
 
-MUTATIONS = CLOSED + MARKS + CHECKPOINT + RECOVERY
+MAP = [
+    Mutation('the allocation map does not know of a write', [
+        change('', '        qcow2_map_before_write(bs, rwb, offset, bytes);\n',
+               '')]),
+    Mutation('marks say nothing to the allocation map', [
+        change('recovery', '        qcow2_map_set(bits->map, offset, bytes);\n',
+               '')]),
+    Mutation('a map is believed although nothing vouches for it', [
+        change('bitmaps', '        qcow2_map_doubt(map);\n', '')],
+             iotest='rw-backing-zeroes-crash'),
+]
+
+MUTATIONS = CLOSED + MARKS + CHECKPOINT + RECOVERY + MAP
