@@ -156,6 +156,10 @@ MAP = [
     Mutation('marks say nothing to the allocation map', [
         change('recovery', '        qcow2_map_set(bits->map, offset, bytes);\n',
                '')]),
+    Mutation('who looks for zeroes does not see requests in flight', [
+        change('map-watch', 'watch->disturbed = is_being_written(bs, watch);',
+               'watch->disturbed = is_being_written(bs, watch) && false;')],
+             iotest='rw-backing-zeroes-events'),
     Mutation('a map is believed although nothing vouches for it', [
         change('bitmaps', '        qcow2_map_doubt(map);\n', '')],
              iotest='rw-backing-zeroes-crash'),
