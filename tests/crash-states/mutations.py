@@ -160,6 +160,9 @@ MAP = [
         change('map-watch', 'watch->disturbed = is_being_written(bs, watch);',
                'watch->disturbed = is_being_written(bs, watch) && false;')],
              iotest='rw-backing-zeroes-events'),
+    Mutation('a new part of the disk is taken for zeroes', [
+        change('map-look', 'if (ret < 0 || !(ret & BDRV_BLOCK_ZERO)) {',
+               'if (ret < 0) {')], iotest='rw-backing-resize-device'),
     Mutation('a map is believed although nothing vouches for it', [
         change('bitmaps', '        qcow2_map_doubt(map);\n', '')],
              iotest='rw-backing-zeroes-crash'),
