@@ -1,9 +1,11 @@
 # What the allocation map costs and what it saves: shells that have one against
 # shells that have none.  Instructions and bytes are counted; times are of runs
-# that take turns.
+# that take turns.  Full copies are made by qemu-img convert, blockdev-backup and
+# nbdcopy.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import json
 import os
 import shutil
 import statistics
@@ -21,9 +23,10 @@ from subjects import GIB, KIB, MIB, Options, Place, SHELL, human
 
 WITH, WITHOUT = 'map', 'no-map'
 GOAL = 15
-# Of a disk that is backed up, and how many MiB of it hold data
+# Of a disk that is backed up, one hundredth of which holds data
 FILE_SIZE, DEVICE_SIZE = 2 * GIB, 16 * GIB
-USED = 100
+PARTS = 64
+START_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,16 @@ def measure_instructions(client: Path, build: Path,
 
 
 def use_some(path: Path, size: int) -> None:
-    """USED MiB of the file, in 64 parts, get data."""
+    """Parts of the file get data."""
     with path.open('r+b') as stream:
-        for part in range(64):
-            stream.seek(size // 64 * part & -MIB)
-            stream.write(os.urandom(USED * MIB // 64 & -4 * KIB))
+        for part in range(PARTS):
+            stream.seek(size // PARTS * part & -MIB)
+            stream.write(os.urandom(used(size) // PARTS))
+
+
+def used(size: int) -> int:
+    """How many bytes of a disk hold data, in whole granules of the map."""
+    return size // 100 // PARTS // (64 * KIB) * (64 * KIB) * PARTS
 
 
 @contextmanager
@@ -107,36 +115,99 @@ def device_over(path: Path) -> Iterator[str]:
             subprocess.run(['losetup', '--detach', device], check=False)
 
 
-def copy(place: MapPlace, subject: str) -> tuple[float, float]:
-    """MiB that qemu-img convert reads from files, and seconds."""
+def bytes_read(process: subprocess.Popen[Any]) -> int:
+    """From files, up to now or until it ended."""
+    text = Path(f'/proc/{process.pid}/io').read_text()
+    return int(dict(line.split(': ') for line in text.splitlines())['rchar'])
+
+
+def convert(place: MapPlace, subject: str) -> int:
+    """By qemu-img; what it reads, in bytes."""
     target = place.directory / 'copy.raw'
-    target.unlink(missing_ok=True)
-    start = time.monotonic()
     with subprocess.Popen([place.build / 'qemu-img', 'convert', '-O', 'raw',
                            '-f', 'qcow2', place.image(subject), target],
                           stdin=subprocess.DEVNULL) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        seconds = time.monotonic() - start
-        text = Path(f'/proc/{process.pid}/io').read_text()
+        count = bytes_read(process)
     if process.returncode:
         raise Failure(f'qemu-img convert of {place.image(subject)} fails')
-    count = dict(line.split(': ') for line in text.splitlines())['rchar']
     target.unlink()
-    return int(count) / MIB, seconds
+    return count
 
 
-def measure_copies(place: MapPlace, name: str,
+@contextmanager
+def daemon(place: MapPlace, subject: str,
+           *args: str) -> Iterator[subprocess.Popen[str]]:
+    """qemu-storage-daemon with the node "shell" and a monitor."""
+    with subprocess.Popen(
+            [place.build / 'qemu-storage-daemon', '--chardev',
+             'stdio,id=monitor', '--monitor', 'monitor', '--blockdev',
+             'driver=qcow2,node-name=shell,read-only=on,file.driver=file,'
+             f'file.filename={place.image(subject)}', *args],
+            text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def blockdev_backup(place: MapPlace, subject: str) -> int:
+    """To nowhere; what QEMU reads, in bytes."""
+    commands = [
+        {'execute': 'qmp_capabilities'},
+        {'execute': 'blockdev-backup', 'arguments': {
+            'job-id': 'backup', 'device': 'shell', 'target': 'target',
+            'sync': 'full'}}]
+    with daemon(place, subject, '--blockdev',
+                f'driver=null-co,node-name=target,size={place.size}'
+                ) as process:
+        assert process.stdin and process.stdout
+        for command in commands:
+            process.stdin.write(json.dumps(command) + '\n')
+        process.stdin.flush()
+        for line in process.stdout:
+            message = json.loads(line)
+            if 'error' in message or 'error' in message.get('data', {}):
+                raise Failure(f'blockdev-backup fails: {line}')
+            if message.get('event') == 'BLOCK_JOB_COMPLETED':
+                return bytes_read(process)
+    raise Failure('qemu-storage-daemon ends')
+
+
+def nbdcopy(place: MapPlace, subject: str) -> int:
+    """To nowhere; what the server reads, in bytes."""
+    path = place.directory / 'nbd.sock'
+    with daemon(place, subject, '--nbd-server', f'addr.type=unix,addr.path='
+                f'{path}', '--export', 'type=nbd,id=export,node-name=shell,'
+                'name=') as process:
+        deadline = time.monotonic() + START_SECONDS
+        while not path.is_socket():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failure('qemu-storage-daemon does not listen')
+            time.sleep(0.01)
+        subprocess.run(['nbdcopy', f'nbd+unix:///?socket={path}', 'null:'],
+                       check=True)
+        return bytes_read(process)
+
+
+PROGRAMS = {'qemu-img convert': convert, 'blockdev-backup': blockdev_backup,
+            'nbdcopy': nbdcopy}
+
+
+def measure_copies(place: MapPlace, name: str, program: str,
                    rounds: int) -> list[dict[str, Any]]:
     """A full copy of a disk of which little holds data."""
     read: dict[str, float] = {}
     times: dict[str, list[float]] = {WITH: [], WITHOUT: []}
     for _ in range(rounds):
         for subject in (WITHOUT, WITH):
-            # The other one has not written, but whoever opens leaves a seal
-            read[subject], seconds = copy(place, subject)
-            times[subject].append(seconds)
-    what = f'full copy of {name}, {human(place.size)} with {USED} MiB of data'
-    goal = int(USED * 1.01) + 2
+            start = time.monotonic()
+            read[subject] = PROGRAMS[program](place, subject) / MIB
+            times[subject].append(time.monotonic() - start)
+    what = f'{program}: {name}, {human(place.size)}'
+    # One hundredth more, and what QEMU reads to find out what it has
+    goal = round(used(place.size) / MIB * 1.01 + 1, 1)
     return [row(what, 'MiB read', read, f'{goal} at most',
                 read[WITH] <= goal),
             row(what, 's', {subject: statistics.median(some)
@@ -156,7 +227,8 @@ def measure_backups(build: Path, scratch: Path,
     use_some(place.disk, place.size)
     for subject in (WITH, WITHOUT):
         place.create(subject)
-    result += measure_copies(place, 'a file', 1 if quick else 3)
+    for program in PROGRAMS:
+        result += measure_copies(place, 'a file', program, 1 if quick else 3)
     place.disk.unlink()
 
     directory = scratch / 'device'
@@ -170,7 +242,8 @@ def measure_backups(build: Path, scratch: Path,
             place = MapPlace(build, directory, size, device)
             for subject in (WITH, WITHOUT):
                 place.create(subject)
-            result += measure_copies(place, 'a loop device', 1)
+            for program in PROGRAMS:
+                result += measure_copies(place, 'a loop device', program, 1)
     return result
 
 
