@@ -45,7 +45,14 @@ static void try_pointer(const uint8_t *data, size_t len)
     g_assert_cmpmem(buf + 4, 4, data + 4, 4);
     g_assert_cmpmem(buf + 16, buf_len - 16, data + 16, len - 16);
     if (ptr.log_armed) {
-        g_assert_cmpmem(buf, buf_len, data, len);
+        uint32_t flags = ldl_be_p(data);
+
+        if (!ptr.map) {
+            /* Nor is there an unproven map where there is none */
+            flags &= ~QCOW2_RW_BACKING_MAP_UNPROVEN;
+        }
+        g_assert_cmphex(ldl_be_p(buf), ==, flags);
+        g_assert_cmpmem(buf + 8, 8, data + 8, 8);
     }
     qcow2_rw_backing_pointer_destroy(&ptr);
 }
@@ -145,6 +152,26 @@ static void seed_pointer(const char *name, const char *format,
     fuzz_seed_add(name, buf, len);
 }
 
+/* With all flags, and with one that has no meaning without another */
+static void seed_flags(void)
+{
+    Qcow2RwBackingPointer ptr = {
+        .format         = (char *)"raw",
+        .log            = true,
+        .log_armed      = true,
+        .log_offset     = 0x50000,
+        .map            = true,
+        .map_unproven   = true,
+    };
+    size_t len;
+    g_autofree uint8_t *buf =
+        qcow2_rw_backing_pointer_serialize(&ptr, &len, &error_abort);
+
+    fuzz_seed_add("pointer-flags", buf, len);
+    stl_be_p(buf, ldl_be_p(buf) & ~QCOW2_RW_BACKING_MAP);
+    fuzz_seed_add("pointer-unproven-without-map", buf, len);
+}
+
 static void seed_guard(const char *name, const Qcow2RwBackingGuard *guard)
 {
     Qcow2RwBackingGuardExt ext;
@@ -192,6 +219,7 @@ static void codec_make_seeds(void)
     seed_pointer("pointer", "raw", "disk.raw");
     seed_pointer("pointer-without-name", "qcow2", NULL);
     seed_pointer("pointer-longest", format, filename);
+    seed_flags();
     seed_mbr();
     seed_gpt();
     seed_guard("guard-file", &(Qcow2RwBackingGuard) {
