@@ -20,13 +20,13 @@ from typing import Any, Iterator
 from common import Failure
 from log import HOT, count_instructions
 from subjects import GIB, KIB, MIB, Options, Place, SHELL, human
+from throughput import wait_for
 
 WITH, WITHOUT = 'map', 'no-map'
 GOAL = 15
 # Of a disk that is backed up, one hundredth of which holds data
 FILE_SIZE, DEVICE_SIZE = 2 * GIB, 16 * GIB
 PARTS = 64
-START_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def daemon(place: MapPlace, subject: str,
              'stdio,id=monitor', '--monitor', 'monitor', '--blockdev',
              'driver=qcow2,node-name=shell,read-only=on,file.driver=file,'
              f'file.filename={place.image(subject)}', *args],
-            text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE) as process:
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
@@ -181,11 +181,7 @@ def nbdcopy(place: MapPlace, subject: str) -> int:
     with daemon(place, subject, '--nbd-server', f'addr.type=unix,addr.path='
                 f'{path}', '--export', 'type=nbd,id=export,node-name=shell,'
                 'name=') as process:
-        deadline = time.monotonic() + START_SECONDS
-        while not path.is_socket():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Failure('qemu-storage-daemon does not listen')
-            time.sleep(0.01)
+        wait_for(process, str(path))
         subprocess.run(['nbdcopy', f'nbd+unix:///?socket={path}', 'null:'],
                        check=True)
         return bytes_read(process)

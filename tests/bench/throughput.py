@@ -182,7 +182,7 @@ def daemon_option(options: Options) -> str:
                     for name, value in options.items())
 
 
-def wait_for(daemon: subprocess.Popen[bytes], path: str) -> None:
+def wait_for(daemon: subprocess.Popen[Any], path: str) -> None:
     """Wait until @daemon listens to @path."""
     deadline = time.monotonic() + START_SECONDS
     while daemon.poll() is None and time.monotonic() < deadline:
