@@ -43,7 +43,7 @@ static uint64_t granules_of(const Qcow2Map *map)
 static Qcow2MapTable *new_table(uint64_t granules,
                                 unsigned int granularity_bits)
 {
-    uint64_t words = DIV_ROUND_UP(granules, BITS_PER_LONG);
+    uint64_t words = BITS_TO_LONGS(granules);
     Qcow2MapTable *table = g_malloc0(sizeof(*table) +
                                      words * sizeof(table->data[0]));
 
@@ -127,9 +127,9 @@ uint64_t qcow2_map_first_inside(const Qcow2Map *map, uint64_t offset)
     return DIV_ROUND_UP(offset, UINT64_C(1) << map->granularity_bits);
 }
 
-uint64_t qcow2_map_end_inside(const Qcow2Map *map, uint64_t offset,
-                              uint64_t bytes)
+uint64_t qcow2_map_end_inside(Qcow2Map *map, uint64_t offset, uint64_t bytes)
 {
+    QEMU_LOCK_GUARD(&map->lock);
     /* The last one may be shorter than the others */
     return offset + bytes >= map->size
         ? granules_of(map)

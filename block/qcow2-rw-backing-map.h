@@ -35,7 +35,7 @@ typedef struct Qcow2Map {
 
     /* Of all that follows but the watches; bits behind the end are clear */
     QemuMutex lock;
-    uint64_t size;              /* of the disk in bytes */
+    uint64_t size;              /* of the disk in bytes; also read without it */
     Qcow2MapTable *table;
     GSList *old_tables;         /* at which others may look */
 
@@ -100,8 +100,7 @@ void qcow2_map_set(Qcow2Map *map, uint64_t offset, uint64_t bytes);
 
 /* The first granule that lies inside, and the one behind the last of them */
 uint64_t qcow2_map_first_inside(const Qcow2Map *map, uint64_t offset);
-uint64_t qcow2_map_end_inside(const Qcow2Map *map, uint64_t offset,
-                              uint64_t bytes);
+uint64_t qcow2_map_end_inside(Qcow2Map *map, uint64_t offset, uint64_t bytes);
 
 /*
  * Granule @granule reads as zeroes, for sure, and nobody is writing to it.
