@@ -57,9 +57,17 @@ bool qcow2_rw_backing_pointer_validate(const Qcow2RwBackingPointer *ptr,
     return true;
 }
 
+/* Of the whole extension; programs exist that take no padding behind it */
+static size_t pointer_len(size_t format_len, size_t filename_len)
+{
+    return ROUND_UP(sizeof(Qcow2RwBackingExt) + format_len + filename_len, 8);
+}
+
 static bool fixed_part_parse(const uint8_t *buf, size_t len,
                              Qcow2RwBackingExt *ext, Error **errp)
 {
+    size_t used;
+
     if (len < sizeof(*ext)) {
         error_setg(errp, "RW backing extension of %zu bytes is too short, the "
                    "minimum is %zu", len, sizeof(*ext));
@@ -81,10 +89,16 @@ static bool fixed_part_parse(const uint8_t *buf, size_t len,
         error_setg(errp, "RW backing extension has non-zero reserved bytes");
         return false;
     }
-    if (len != sizeof(*ext) + ext->format_len + ext->filename_len) {
+    if (len != pointer_len(ext->format_len, ext->filename_len)) {
         error_setg(errp, "RW backing extension is %zu bytes long, but its "
-                   "parts are %zu + %" PRIu16 " + %" PRIu16, len, sizeof(*ext),
-                   ext->format_len, ext->filename_len);
+                   "parts are %zu + %" PRIu16 " + %" PRIu16 ", rounded up to "
+                   "a multiple of 8", len, sizeof(*ext), ext->format_len,
+                   ext->filename_len);
+        return false;
+    }
+    used = sizeof(*ext) + ext->format_len + ext->filename_len;
+    if (!buffer_is_zero(buf + used, len - used)) {
+        error_setg(errp, "RW backing extension has non-zero padding");
         return false;
     }
     return true;
@@ -163,14 +177,31 @@ uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
                             (ptr->map_unproven
                              ? QCOW2_RW_BACKING_MAP_UNPROVEN : 0));
 
-    *len = sizeof(ext) + format_len + filename_len;
-    buf = g_malloc(*len);
+    *len = pointer_len(format_len, filename_len);
+    buf = g_malloc0(*len);
     memcpy(buf, &ext, sizeof(ext));
     memcpy(buf + sizeof(ext), ptr->format, format_len);
     if (filename_len) {
         memcpy(buf + sizeof(ext) + format_len, ptr->filename, filename_len);
     }
     return buf;
+}
+
+const char *qcow2_rw_backing_hint(const Qcow2RwBackingPointer *ptr)
+{
+    const char *name = ptr->filename;
+
+    if (!name || strcmp(ptr->format, "raw") ||
+        !g_utf8_validate(name, -1, NULL)) {
+        return NULL;
+    }
+    for (const char *p = name; *p; p++) {
+        if (g_ascii_iscntrl(*p)) {
+            return NULL;
+        }
+    }
+    /* What comes before a colon is a protocol, unless a slash does */
+    return name[strcspn(name, ":/")] == ':' ? NULL : name;
 }
 
 bool qcow2_rw_backing_check_feature(bool feature, bool extension, Error **errp)

@@ -26,6 +26,7 @@
 #define QCOW2_EXT_MAGIC_END             0
 #define QCOW2_EXT_MAGIC_FEATURE_NAMES   0x6803f857
 #define QCOW2_EXT_MAGIC_BITMAPS         0x23852875
+#define QCOW2_EXT_MAGIC_DATA_FILE       0x44415441
 
 /* Features that make sense for an image without data clusters */
 #define QCOW2_RW_BACKING_INCOMPAT_MASK (QCOW2_INCOMPAT_DIRTY | \
@@ -239,6 +240,7 @@ static bool read_extensions(BlockDriverState *bs, const uint8_t *buf,
         case QCOW2_EXT_MAGIC_END:
             return true;
         case QCOW2_EXT_MAGIC_FEATURE_NAMES:
+        case QCOW2_EXT_MAGIC_DATA_FILE:
             break;
         case QCOW2_EXT_MAGIC_RW_BACKING:
             ok = read_pointer(rwb, buf, ext_len, errp);
@@ -300,6 +302,9 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
     g_autofree uint8_t *buf = g_malloc(s->cluster_size);
     bool damaged;
     int ret;
+
+    /* Is only a hint for others, see put_hint() */
+    s->incompatible_features &= ~(uint64_t)QCOW2_INCOMPAT_DATA_FILE;
 
     if (!check_fields(bs, header, errp)) {
         return -EINVAL;
@@ -421,6 +426,40 @@ ssize_t qcow2_shell_put_extensions(const Qcow2RwBackingPointer *ptr,
 }
 
 /*
+ * Names the RW backing to programs that know external data files, where there
+ * is room for that.  Sets the feature bit that goes with it in @header, and
+ * returns the number of bytes written.
+ */
+static size_t put_hint(QCowHeader *header, const Qcow2RwBackingPointer *ptr,
+                       char *buf, ssize_t buflen)
+{
+    const char *hint = qcow2_rw_backing_hint(ptr);
+    ssize_t len = -ENOSPC;
+
+    if (hint && buflen > 0) {
+        len = write_extension(buf, buflen, QCOW2_EXT_MAGIC_DATA_FILE, hint,
+                              strlen(hint));
+    }
+    if (len < 0) {
+        return 0;
+    }
+    header->incompatible_features |= cpu_to_be64(QCOW2_INCOMPAT_DATA_FILE);
+    return len;
+}
+
+/* Length of extensions of unknown type in the header */
+static size_t unknown_extensions_len(BDRVQcow2State *s)
+{
+    Qcow2UnknownHeaderExtension *ext;
+    size_t len = 0;
+
+    QLIST_FOREACH(ext, &s->unknown_header_ext, next) {
+        len += 8 + ROUND_UP((size_t)ext->len, 8);
+    }
+    return len;
+}
+
+/*
  * Nobody needs an extension of unknown type, which can as well be a known one
  * whose type was damaged.  The header must be written, so all of them go if
  * they do not leave room for the others.  @buf is a cluster to try in.
@@ -433,12 +472,9 @@ static void make_room_for_extensions(BlockDriverState *bs, char *buf)
                   s->unknown_header_fields_size;
     ssize_t needed = qcow2_shell_put_extensions(&s->rw_backing->pointer, buf,
                                                 room);
-    size_t len = 0;
 
-    QLIST_FOREACH(ext, &s->unknown_header_ext, next) {
-        len += 8 + ROUND_UP((size_t)ext->len, 8);
-    }
-    if (needed < 0 || len <= room - needed - LATER_EXTENSIONS_LEN) {
+    if (needed < 0 || unknown_extensions_len(s) <=
+                      room - needed - LATER_EXTENSIONS_LEN) {
         return;
     }
 
@@ -450,8 +486,12 @@ static void make_room_for_extensions(BlockDriverState *bs, char *buf)
     }
 }
 
-/* Fills in the extensions of @bs; returns -ENOSPC if they do not fit */
-static int put_all_extensions(BlockDriverState *bs, char *buf, size_t buflen)
+/*
+ * Fills in the extensions of @bs, and says in @header which of them are there.
+ * Returns -ENOSPC if they do not fit.
+ */
+static int put_all_extensions(BlockDriverState *bs, QCowHeader *header,
+                              char *buf, size_t buflen)
 {
     BDRVQcow2State *s = bs->opaque;
     Qcow2RwBacking *rwb = s->rw_backing;
@@ -478,6 +518,14 @@ static int put_all_extensions(BlockDriverState *bs, char *buf, size_t buflen)
         buflen -= len;
         len = write_extension(buf, buflen, QCOW2_EXT_MAGIC_BITMAPS, &bitmaps,
                               sizeof(bitmaps));
+    }
+    if (len >= 0) {
+        size_t others = unknown_extensions_len(s) + 8;
+
+        buf += len;
+        buflen -= len;
+        len = put_hint(header, &rwb->pointer, buf,
+                       (ssize_t)buflen - (ssize_t)others);
     }
     QLIST_FOREACH(unknown, &s->unknown_header_ext, next) {
         if (len < 0) {
@@ -522,7 +570,7 @@ static int serialize_header(BlockDriverState *bs, char *buf)
         memcpy(buf + sizeof(header), s->unknown_header_fields,
                s->unknown_header_fields_size);
     }
-    return put_all_extensions(bs, buf + header_length,
+    return put_all_extensions(bs, (QCowHeader *)buf, buf + header_length,
                               s->cluster_size - header_length);
 }
 

@@ -27,7 +27,7 @@ qcow2_shell_read_header(BlockDriverState *bs, const QCowHeader *header,
 /**
  * qcow2_shell_put_extensions:
  * @ptr: a valid pointer
- * @buf: where to write the header extensions of a shell
+ * @buf: where to write the header extensions that every shell has
  * @buflen: room left in @buf in bytes
  *
  * Returns the number of bytes written, or -ENOSPC.

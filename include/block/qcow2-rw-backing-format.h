@@ -44,7 +44,7 @@ typedef struct QEMU_PACKED Qcow2RwBackingExt {
     uint16_t filename_len;      /* in bytes, 0 if no name is stored */
     uint64_t log_offset;        /* in bytes, 0 if there is no log yet */
     uint8_t reserved[24];       /* must be zero */
-    /* format name follows, then file name, both without NUL */
+    /* format name follows, then file name, both without NUL, and padding */
 } Qcow2RwBackingExt;
 
 QEMU_BUILD_BUG_ON(sizeof(Qcow2RwBackingExt) != 40);
@@ -223,6 +223,15 @@ bool qcow2_rw_backing_pointer_parse(Qcow2RwBackingPointer *ptr,
  */
 uint8_t *qcow2_rw_backing_pointer_serialize(const Qcow2RwBackingPointer *ptr,
                                             size_t *len, Error **errp);
+
+/**
+ * qcow2_rw_backing_hint:
+ *
+ * Returns the name of @ptr's file for programs that know external data files,
+ * or NULL if they would misunderstand it (section "Hint for management tools"
+ * of the specification).
+ */
+const char *qcow2_rw_backing_hint(const Qcow2RwBackingPointer *ptr);
 
 /**
  * qcow2_rw_backing_pointer_validate:

@@ -13,7 +13,7 @@ from pathlib import Path
 from remote_disk import SKIP, Failure, Skip
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / 'tests/clients/room.sh'
+SCRIPT = ROOT / 'scripts/machine/room.sh'
 
 
 def enter() -> None:
@@ -34,7 +34,7 @@ def enter() -> None:
         print(f'no room without root and namespaces: {trial.stdout.strip()}')
         sys.exit(SKIP)
     result = subprocess.run(
-        [SCRIPT, build / 'room', build, ROOT, '--', sys.executable,
+        [SCRIPT, '/', build / 'room', build, ROOT, '--', sys.executable,
          Path(sys.argv[0]).resolve(), '--build', build],
         check=False)
     sys.exit(result.returncode)

@@ -253,10 +253,10 @@ def write_struct(path: str, offset: int, fmt: str, *values: Any) -> None:
 def point_to(image: str, name: bytes, fmt: bytes = b'qcow2') -> None:
     """Let @image, created a moment ago, name its RW backing."""
     data = struct.pack('>IHH32x', 0, len(fmt), len(name)) + fmt + name
+    data += bytes(-len(data) % 8)
     with open(image, 'r+b') as file:
         file.seek(file.read(65536).index(b'RWBK'))
-        file.write(struct.pack('>4sI', b'RWBK', len(data)) + data)
-        file.write(bytes(-len(data) % 8 + 8))
+        file.write(struct.pack('>4sI', b'RWBK', len(data)) + data + bytes(8))
 
 
 class ShellImage:

@@ -36,6 +36,9 @@ static GByteArray *make_ext(const char *format, size_t format_len,
     g_byte_array_append(ext, fixed, sizeof(fixed));
     g_byte_array_append(ext, (const uint8_t *)format, format_len);
     g_byte_array_append(ext, (const uint8_t *)filename, filename_len);
+    while (ext->len % 8) {
+        g_byte_array_append(ext, (const uint8_t *)"", 1);
+    }
     return ext;
 }
 
@@ -141,10 +144,14 @@ static void test_bad_lengths(void)
     /* Each part longer and shorter than what is there */
     ext = make_good_ext();
     stw_be_p(ext->data + OFFSET_FORMAT_LEN, 4);
-    assert_refused(ext, "bytes long, but its parts are");
+    assert_refused(ext, "NUL byte");
 
     ext = make_good_ext();
     stw_be_p(ext->data + OFFSET_FORMAT_LEN, 2);
+    assert_refused(ext, "non-zero padding");
+
+    ext = make_good_ext();
+    stw_be_p(ext->data + OFFSET_FORMAT_LEN, 9);
     assert_refused(ext, "bytes long, but its parts are");
 
     ext = make_good_ext();
@@ -156,13 +163,67 @@ static void test_bad_lengths(void)
     assert_refused(ext, "bytes long, but its parts are");
 
     /* Cut off and padded */
-    ext = make_good_ext();
-    g_byte_array_set_size(ext, ext->len - 1);
-    assert_refused(ext, "bytes long, but its parts are");
+    for (int len = -8; len <= 8; len++) {
+        ext = make_good_ext();
+        g_byte_array_set_size(ext, ext->len + len);
+        memset(ext->data + FIXED_LEN + 11, 0, ext->len - FIXED_LEN - 11);
+        if (len == 0) {
+            assert_accepted(ext, "raw", "disk.raw");
+        } else {
+            assert_refused(ext, "bytes long, but its parts are");
+        }
+    }
+}
 
-    ext = make_good_ext();
-    g_byte_array_append(ext, (const uint8_t *)"", 1);
-    assert_refused(ext, "bytes long, but its parts are");
+static void test_padding(void)
+{
+    for (int i = FIXED_LEN + 11; i < FIXED_LEN + 16; i++) {
+        GByteArray *ext = make_good_ext();
+
+        ext->data[i] = 1;
+        assert_refused(ext, "non-zero padding");
+    }
+}
+
+/* What other programs would read as the name of a local raw file, or not */
+static void test_hint(void)
+{
+    const struct {
+        const char *format;
+        const char *filename;
+        bool fits;
+    } cases[] = {
+        { "raw", "disk.raw", true },
+        { "raw", "/dev/vg0/lv0", true },
+        { "raw", "../b c/\xc3\xa4:x.raw", true },
+        { "raw", "./nbd:x", true },
+        { "raw", NULL, false },
+        { "raw", "nbd:x", false },
+        { "raw", "nbd://x/y", false },
+        { "raw", "json:{}", false },
+        { "raw", ":", false },
+        { "raw", "/a\nb", false },
+        { "raw", "/a\x7f" "b", false },
+        { "raw", "/a\xff" "b", false },
+        { "qcow2", "disk.qcow2", false },
+        { "host_device", "/dev/vg0/lv0", false },
+        { "vmdk", NULL, false },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        Qcow2RwBackingPointer ptr = {
+            .format = (char *)cases[i].format,
+            .filename = (char *)cases[i].filename,
+        };
+
+        const char *hint = qcow2_rw_backing_hint(&ptr);
+
+        if (cases[i].fits) {
+            g_assert_cmpstr(hint, ==, cases[i].filename);
+        } else {
+            g_assert_null(hint);
+        }
+    }
 }
 
 static void test_unknown_flags(void)
@@ -892,6 +953,8 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2-rw-backing/no-filename", test_no_filename);
     g_test_add_func("/qcow2-rw-backing/too-short", test_too_short);
     g_test_add_func("/qcow2-rw-backing/bad-lengths", test_bad_lengths);
+    g_test_add_func("/qcow2-rw-backing/padding", test_padding);
+    g_test_add_func("/qcow2-rw-backing/hint", test_hint);
     g_test_add_func("/qcow2-rw-backing/unknown-flags", test_unknown_flags);
     g_test_add_func("/qcow2-rw-backing/reserved", test_reserved);
     g_test_add_func("/qcow2-rw-backing/log", test_log);

@@ -1,12 +1,12 @@
 #!/bin/sh
 #
-# usage: room.sh UNPACKED DIRECTORY... -- COMMAND [ARGUMENT...]
+# usage: room.sh SYSTEM UNPACKED DIRECTORY... -- COMMAND [ARGUMENT...]
 #
-# Runs COMMAND as root of a room: the machine as it is, but with the Debian
-# packages in UNPACKED, if it is there, as if they were installed.  What is
-# written stays in the room and ends with it, except in each DIRECTORY, and so do
-# all processes.  /run is empty, so that nobody talks to the machine's own
-# services.
+# Runs COMMAND as root of a room: the system in the directory SYSTEM (the machine
+# itself is /) as it is, but with the Debian packages in UNPACKED, if it is there,
+# as if they were installed.  What is written stays in the room and ends with it,
+# except in each DIRECTORY, and so do all processes.  /run is empty, so that nobody
+# talks to the machine's own services.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -17,8 +17,9 @@ if [ $$ != 1 ]; then
     exec unshare --mount --pid --fork --kill-child "$0" "$@"
 fi
 
-unpacked=$1
-shift
+system=$1
+unpacked=$2
+shift 2
 root=/mnt/root
 
 mount -t tmpfs room /mnt
@@ -27,12 +28,13 @@ if [ -d "$unpacked" ]; then
     cp -a "$unpacked/." /mnt/upper
 fi
 # Where /lib is a link, this must not become a directory
-if [ -L /lib ] && [ -d /mnt/upper/lib ]; then
+if [ -L "$system/lib" ] && [ -d /mnt/upper/lib ]; then
     mkdir -p /mnt/upper/usr/lib
     cp -a /mnt/upper/lib/. /mnt/upper/usr/lib
     rm -r /mnt/upper/lib
 fi
-mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work room $root
+mount -t overlay -o "lowerdir=$system,upperdir=/mnt/upper,workdir=/mnt/work" \
+    room $root
 while [ "$1" != -- ]; do
     mkdir -p "$root$1"
     mount --bind "$1" "$root$1"
