@@ -140,11 +140,12 @@ class Apt:
             'Acquire::Languages "none";\n'
             'Acquire::Retries "2";\n')
 
-    def use(self, kind: str, suites: list[str], expired: bool = False) -> None:
+    def use(self, kind: str, suites: list[str], expired: bool = False,
+            besides: bool = False) -> None:
         """
-        Read the lists of @suites, packages or sources as @kind says.  With
-        @expired they may be older than their publisher meant them to get;
-        the signature is checked all the same.
+        Read the lists of @suites, packages or sources as @kind says, in place
+        of others or @besides them.  With @expired they may be older than their
+        publisher meant them to get; the signature is checked all the same.
         """
         stanzas = []
         for suite in suites:
@@ -160,8 +161,12 @@ class Apt:
                 f'{self.mirrors.codename or "this release"}, so '
                 f'{suites[0]} cannot be reached from them\nRemedy: mend '
                 '/etc/apt, or give --qemu-src=DIR|TARBALL|DSC')
-        path = (self.directory / 'sources.list.d' /
-                f'{kind}-{suites[0]}.sources')
+        # Or the packages of one release would be installed on another
+        directory = self.directory / 'sources.list.d'
+        for other in directory.iterdir():
+            if not besides:
+                other.unlink()
+        path = directory / f'{kind}-{suites[0]}.sources'
         path.write_text('\n'.join(stanzas))
         try:
             self.run('apt-get', 'update', '--error-on=any')

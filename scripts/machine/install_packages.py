@@ -70,7 +70,7 @@ def meson_version(apt: Apt) -> str:
         if suite != suites[0]:
             say(f'meson is taken from {suite}: {suites[0]} has none that is '
                 f'{minimum_meson()} or later')
-            apt.use('deb', [suite])
+            apt.use('deb', [suite], besides=True)
         for version in apt.versions('meson', 'deb'):
             if at_least(version, minimum_meson()):
                 return version

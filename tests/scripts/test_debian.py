@@ -192,5 +192,43 @@ class Unpack(unittest.TestCase):
         self.assertEqual(list(self.directory.iterdir()), [])
 
 
+@unittest.skipUnless(debian.is_debian(), 'this is not Debian')
+class Use(unittest.TestCase):
+    """Packages of another release must not get on the machine."""
+
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory(prefix='rw-backing-')
+        self.addCleanup(holder.cleanup)
+        self.apt = debian.Apt(Path(holder.name))
+        self.apt.mirrors = debian.Mirrors(debian.parse_deb822(DEB822),
+                                          'bookworm')
+        patch = mock.patch.object(self.apt, 'run')
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def suites(self):
+        """What apt reads the lists of, from now on."""
+        return {entry.suite for path in
+                (self.apt.directory / 'sources.list.d').iterdir()
+                for entry in debian.parse_deb822(path.read_text())}
+
+    def test_only_what_was_asked_for_last(self):
+        self.apt.use('deb', ['trixie'])
+        self.assertEqual(self.suites(), {'trixie'})
+        self.apt.use('deb-src', ['sid'])
+        self.assertEqual(self.suites(), {'sid'})
+        again = debian.Apt(self.apt.directory)
+        again.mirrors = self.apt.mirrors
+        with mock.patch.object(again, 'run'):
+            again.use_own_release()
+        self.assertEqual(self.suites(), {'bookworm', 'bookworm-updates',
+                                         'bookworm-security'})
+
+    def test_besides(self):
+        self.apt.use('deb', ['bookworm'])
+        self.apt.use('deb', ['bookworm-backports'], besides=True)
+        self.assertEqual(self.suites(), {'bookworm', 'bookworm-backports'})
+
+
 if __name__ == '__main__':
     support.main()
