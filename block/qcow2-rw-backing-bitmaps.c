@@ -235,7 +235,7 @@ static void settle_map(BlockDriverState *bs, Qcow2Map *map, bool stale)
                             qcow2_map_granularity_bits(
                                 size, QCOW2_SHELL_BITMAP_MAX_CONTENT));
         qcow2_map_set_all(map);
-        stat64_add(&map->changes, 1);
+        qatomic_inc(&map->changes);
     } else if (rwb->guard_state != QCOW2_RW_BACKING_GUARD_STATE_UNCHANGED ||
                rwb->pointer.map_unproven) {
         qcow2_map_doubt(map);
@@ -254,7 +254,7 @@ static void grow_map(BlockDriverState *bs, uint64_t old_size, uint64_t size)
         if (size > old_size) {
             qcow2_map_set(map, old_size, size - old_size);
         }
-        stat64_add(&map->changes, 1);
+        qatomic_inc(&map->changes);
     }
 }
 

@@ -652,7 +652,7 @@ static bool has_marks(Qcow2Log *log)
 static bool has_new_zeroes(const Qcow2RwBacking *rwb)
 {
     return rwb->map &&
-           rwb->stored_map_changes != stat64_get(&rwb->map->changes);
+           rwb->stored_map_changes != qatomic_read(&rwb->map->changes);
 }
 
 static bool GRAPH_RDLOCK is_due(BlockDriverState *bs)

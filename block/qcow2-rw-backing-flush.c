@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
@@ -40,8 +41,10 @@ flush_has_failed(BlockDriverState *bs, uint64_t since)
 {
     BdrvChild *child;
 
-    if (stat64_get(&bs->flush_failed_at) >= since) {
-        return true;
+    WITH_QEMU_LOCK_GUARD(&bs->reqs_lock) {
+        if (bs->flush_failed_at >= since) {
+            return true;
+        }
     }
     QLIST_FOREACH(child, &bs->children, next) {
         if (flush_has_failed(child->bs, since)) {
@@ -61,18 +64,25 @@ qcow2_shell_flush_file(BlockDriverState *bs, uint64_t since)
 
 void qcow2_shell_flush_failed(BlockDriverState *bs)
 {
+    Qcow2RwBacking *rwb = qcow2_shell(bs);
+
     /* In this order: a failure in between is found later */
-    stat64_max(&qcow2_shell(bs)->flush_failures_seen, get_clock());
-    qatomic_set(&qcow2_shell(bs)->disk_lost_data, true);
+    WITH_QEMU_LOCK_GUARD(&bs->reqs_lock) {
+        rwb->flush_failures_seen = get_clock();
+    }
+    qatomic_set(&rwb->disk_lost_data, true);
     qcow2_shell_fill_all(bs, false);
 }
 
 void qcow2_shell_find_failed_flush(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
+    uint64_t since;
 
-    if (flush_has_failed(rwb->child->bs,
-                         stat64_get(&rwb->flush_failures_seen))) {
+    WITH_QEMU_LOCK_GUARD(&bs->reqs_lock) {
+        since = rwb->flush_failures_seen;
+    }
+    if (flush_has_failed(rwb->child->bs, since)) {
         warn_report("A flush of the RW backing of '%s' has failed: its bitmaps "
                     "say that everything has changed", bs->filename);
         qcow2_shell_flush_failed(bs);

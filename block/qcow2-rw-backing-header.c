@@ -281,7 +281,7 @@ static void take_over_state(BlockDriverState *bs, bool damaged)
     qcow2_shell_update_gate(bs);
     rwb->state.needs_repair = damaged;
 
-    stat64_init(&rwb->flush_failures_seen, get_clock());
+    rwb->flush_failures_seen = get_clock();
     rwb->read_guard = rwb->guard;
     rwb->has_stored_checksum = rwb->guard.kind != QCOW2_RW_BACKING_GUARD_NONE;
     rwb->stored_checksum = rwb->guard.bitmaps_checksum;

@@ -10,7 +10,6 @@
 #ifndef BLOCK_QCOW2_RW_BACKING_INT_H
 #define BLOCK_QCOW2_RW_BACKING_INT_H
 
-#include "qemu/stats64.h"
 #include "block/qcow2-rw-backing-format.h"
 #include "qcow2-rw-backing.h"
 #include "qcow2-rw-backing-guard.h"
@@ -113,7 +112,7 @@ typedef struct Qcow2RwBacking {
      * nothing is set while somebody watches.  NULL if there is no map.
      */
     const Qcow2MapTable *map_gate;
-    uint64_t stored_map_changes;
+    unsigned long stored_map_changes;
 
     /* Time between two checkpoints in seconds */
     uint32_t checkpoint_interval;
@@ -126,8 +125,11 @@ typedef struct Qcow2RwBacking {
     Qcow2RwBackingGuardState guard_state;
     char *guard_reason;
 
-    /* All bitmaps know of flushes that have failed before (get_clock()) */
-    Stat64 flush_failures_seen;
+    /*
+     * All bitmaps know of flushes that have failed before (get_clock()); under
+     * bs->reqs_lock
+     */
+    uint64_t flush_failures_seen;
 
     /*
      * There was one.  What the disk reads may be in a cache only, and something

@@ -205,7 +205,7 @@ void coroutine_fn qcow2_map_take_over_size(BlockDriverState *bs, uint64_t size)
     }
     offset = map->size;
     qcow2_map_disturb(bs, map, 0, INT64_MAX);
-    stat64_add(&map->changes, 1);
+    qatomic_inc(&map->changes);
     qcow2_map_resize(map, size);
     qcow2_map_update_gate(bs);
     while (offset < size) {

@@ -51,7 +51,7 @@ static void begin(BlockDriverState *bs)
     map = qcow2_map_new(size, qcow2_map_granularity_bits(
                                   size, QCOW2_SHELL_BITMAP_MAX_CONTENT));
     qcow2_map_set_all(map);
-    stat64_add(&map->changes, 1);
+    qatomic_inc(&map->changes);
     rwb->pointer.map = true;
     qcow2_map_publish(bs, map);
 }

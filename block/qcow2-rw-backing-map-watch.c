@@ -113,7 +113,7 @@ static Qcow2MapFinding take_over(Qcow2Map *map, uint64_t first, uint64_t end,
 
     if (zero) {
         /* Before the first bit: a map that is stored meanwhile has it or not */
-        stat64_add(&map->changes, 1);
+        qatomic_inc(&map->changes);
     }
     for (i = first; i < end; i++) {
         if (!zero || test_bit(i - first, zero)) {
@@ -181,7 +181,7 @@ void qcow2_map_fill(BlockDriverState *bs)
     if (map) {
         QEMU_LOCK_GUARD(&bs->reqs_lock);
         disturb_locked(map, 0, INT64_MAX);
-        stat64_add(&map->changes, 1);
+        qatomic_inc(&map->changes);
         qcow2_map_set_all(map);
     }
 }

@@ -14,7 +14,6 @@
 #include "qemu/atomic.h"
 #include "qemu/bitmap.h"
 #include "qemu/queue.h"
-#include "qemu/stats64.h"
 #include "qemu/thread.h"
 
 /* Granules have 64 KiB, or more if the disk is too large for that */
@@ -49,7 +48,7 @@ typedef struct Qcow2Map {
     QLIST_HEAD(, Qcow2MapWatch) watches;
 
     /* Changes that no request has made which has a mark in the log */
-    Stat64 changes;
+    unsigned long changes;
 } Qcow2Map;
 
 typedef enum Qcow2MapState {

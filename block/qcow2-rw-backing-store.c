@@ -176,7 +176,7 @@ static bool has_changed(BlockDriverState *bs, const Qcow2ShellBits *bits)
 
     return rwb->stored_changes != bs->dirty_bitmap_changes ||
            (bits->map &&
-            rwb->stored_map_changes != stat64_get(&bits->map->changes));
+            rwb->stored_map_changes != qatomic_read(&bits->map->changes));
 }
 
 /*
@@ -484,7 +484,7 @@ qcow2_shell_store_begin(BlockDriverState *bs, const Qcow2ShellStoreMode *mode,
     *store = (Qcow2ShellStore) {
         .directory   = qcow2_shell_directory_new(),
         .changes     = bs->dirty_bitmap_changes,
-        .map_changes = map ? stat64_get(&map->changes) : 0,
+        .map_changes = map ? qatomic_read(&map->changes) : 0,
     };
     since = get_clock();
     if (!mode->closing && bdrv_dirty_bitmap_transaction_active()) {

@@ -42,7 +42,7 @@ typedef struct Qcow2ShellStore {
 
     /* bs->dirty_bitmap_changes, and Qcow2Map.changes, when they were read */
     unsigned int changes;
-    uint64_t map_changes;
+    unsigned long map_changes;
 
     /* A header may refer to it: clusters must not be used again */
     bool in_doubt;
