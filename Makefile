@@ -1,14 +1,14 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
-# show or test it, "make check-clients" tests what other programs do, also with
-# a newer libvirt, "make check-upstream" runs QEMU's own tests, "make crash"
-# kills QEMU ROUNDS times and more, "make live-guest" puts shells over the disk of
-# a Debian guest, "make crash-states" looks at STATES states that
-# a crash can leave, "make check-model" goes through all states of the model of
-# the write-intent log, "make damage-table" prints what becomes of damaged shells,
-# "make fuzz" and "make check-sanitizers" look for mistakes in builds of their
-# own, "make bench" measures, BENCH=quick makes that short; BUILD names another
-# build directory.
+# show or test it, "make package" makes and tests Debian packages, "make
+# check-clients" tests what other programs do, also with a newer libvirt, "make
+# check-upstream" runs QEMU's own tests, "make crash" kills QEMU ROUNDS times and
+# more, "make live-guest" puts shells over the disk of a Debian guest, "make
+# crash-states" looks at STATES states that a crash can leave, "make check-model"
+# goes through all states of the model of the write-intent log, "make
+# damage-table" prints what becomes of damaged shells, "make fuzz" and "make
+# check-sanitizers" look for mistakes in builds of their own, "make bench"
+# measures, BENCH=quick makes that short; BUILD names another build directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -46,6 +46,12 @@ check-clients: all
 	tests/clients/libvirt --build $(BUILD)
 	NEWER_LIBVIRT=$(BUILD)/libvirt tests/clients/libvirt --build $(BUILD)
 	tests/clients/disk-on-rbd --build $(BUILD)
+
+package: $(BUILD)/configured
+	scripts/import --sync $(BUILD)/qemu-src
+	scripts/install-packages --guest $(BUILD)
+	scripts/make-package $(BUILD)
+	scripts/check-package $(BUILD)
 
 check-upstream: all
 	scripts/check-upstream $(BUILD)
@@ -107,5 +113,6 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-clients check-model check-upstream check-sanitizers crash crash-states \
-        live-guest damage-table fuzz bench validate install clean distclean
+.PHONY: all demo check check-clients check-model check-sanitizers \
+        check-upstream crash crash-states damage-table fuzz live-guest package \
+        bench validate install clean distclean
