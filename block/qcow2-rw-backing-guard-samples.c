@@ -20,7 +20,6 @@
 #include "qemu/coroutine.h"
 #include "qemu/units.h"
 #include "block/aio_task.h"
-#include "block/aio-wait.h"
 #include "block/block-io.h"
 #include "block/qcow2-rw-backing-guard-partitions.h"
 #include "crypto/hash.h"

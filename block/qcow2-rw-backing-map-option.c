@@ -6,7 +6,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/aio-wait.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
 #include "block/dirty-bitmap.h"

@@ -8,9 +8,12 @@
 import contextlib
 import io
 import unittest
+from pathlib import Path
+from unittest import mock
 
 import support
 # pylint: disable=wrong-import-order
+import common
 from tests import check
 
 
@@ -54,6 +57,38 @@ class ReadResults(unittest.TestCase):
     def test_everything_skipped(self):
         self.assertEqual(self.outcomes('SKIP', '1..0 # SKIP no data\n'),
                          [('a', 'skipped')])
+
+
+class Bases(unittest.TestCase):
+    """The newest one that is there, unless all of them are asked for."""
+
+    def prepare(self, outcomes, all_bases=False):
+        """What is built, and what is reported, with bases 1 to 3."""
+        known = [common.Base(name, f'{name}.', 'sid', role) for name, role in
+                 (('1', 'default'), ('2', 'optional'), ('3', 'optional'))]
+        with mock.patch.object(check, 'bases', lambda: known), \
+                mock.patch.object(check, 'prepare', lambda base, _:
+                                  check.Result(base.name, outcomes[base.name],
+                                               '')):
+            builds, results = check.prepare_bases(Path('build'), all_bases)
+        return ([str(build) for build in builds],
+                [result.name for result in results])
+
+    def test_newest(self):
+        self.assertEqual(self.prepare({'3': 'passed'}), (['build-3'], ['3']))
+
+    def test_newest_is_not_there(self):
+        self.assertEqual(self.prepare({'3': 'skipped', '2': 'passed'}),
+                         (['build-2'], ['3', '2']))
+        self.assertEqual(self.prepare({'3': 'skipped', '2': 'skipped'}),
+                         ([], ['3', '2']))
+
+    def test_newest_fails(self):
+        self.assertEqual(self.prepare({'3': 'failed'}), ([], ['3']))
+
+    def test_all(self):
+        self.assertEqual(self.prepare({'3': 'failed', '2': 'passed'}, True),
+                         (['build-2'], ['3', '2']))
 
 
 class Report(unittest.TestCase):

@@ -163,11 +163,13 @@ static void test_bad_lengths(void)
     assert_refused(ext, "bytes long, but its parts are");
 
     /* Cut off and padded */
-    for (int len = -8; len <= 8; len++) {
+    for (int len = FIXED_LEN; len <= FIXED_LEN + 24; len++) {
+        static const uint8_t zeroes[8];
+
         ext = make_good_ext();
-        g_byte_array_set_size(ext, ext->len + len);
-        memset(ext->data + FIXED_LEN + 11, 0, ext->len - FIXED_LEN - 11);
-        if (len == 0) {
+        g_byte_array_append(ext, zeroes, sizeof(zeroes));
+        g_byte_array_set_size(ext, len);
+        if (len == FIXED_LEN + 16) {
             assert_accepted(ext, "raw", "disk.raw");
         } else {
             assert_refused(ext, "bytes long, but its parts are");
