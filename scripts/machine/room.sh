@@ -5,8 +5,9 @@
 # Runs COMMAND as root of a room: the system in the directory SYSTEM (the machine
 # itself is /) as it is, but with the Debian packages in UNPACKED, if it is there,
 # as if they were installed.  What is written stays in the room and ends with it,
-# except in each DIRECTORY, and so do all processes.  /run is empty, so that nobody
-# talks to the machine's own services.
+# except in each DIRECTORY, and so do all processes.  /run is empty, and the network
+# has nothing but a loopback device of its own, so that nobody talks to the machine's
+# services or takes their ports.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -14,8 +15,15 @@ set -e
 
 # The first process of a PID namespace, which takes care of orphans
 if [ $$ != 1 ]; then
-    exec unshare --mount --pid --fork --kill-child "$0" "$@"
+    exec unshare --mount --pid --net --fork --kill-child "$0" "$@"
 fi
+
+# "ip link set lo up", which not every machine has
+python3 - <<EOF
+import fcntl, socket, struct
+UP, SET_FLAGS = 1, 0x8914
+fcntl.ioctl(socket.socket(), SET_FLAGS, struct.pack('16sH14x', b'lo', UP))
+EOF
 
 system=$1
 unpacked=$2

@@ -27,7 +27,8 @@ def enter() -> None:
     if not args.build:
         return
     build = Path(args.build).resolve()
-    trial = subprocess.run(['unshare', '--mount', '--pid', '--fork', 'true'],
+    trial = subprocess.run(['unshare', '--mount', '--pid', '--net', '--fork',
+                            'true'],
                            check=False, text=True, stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT)
     if trial.returncode:
