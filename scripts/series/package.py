@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import Base, Failure, ROOT, bases
 from machine.debian import Apt
-from machine.tree import install, make_once
+from machine.tree import install, make_once, run
 from series.export import export
 from series.gittree import GitTree
 from series.patches import Series
@@ -77,8 +77,7 @@ def unpack(build_dir: Path, source: Path, work: Path) -> Path:
     """Debian's source with the series, in @work; returns its directory."""
     series = Series(ROOT)
     directory = work / 'qemu'
-    subprocess.run(['dpkg-source', '--no-copy', '-x', source, directory],
-                   check=True, stdout=subprocess.DEVNULL)
+    run('dpkg-source', '--no-copy', '-x', source, directory)
     mails = export(series, GitTree(build_dir / 'qemu-src'), work / 'mails',
                    None)
     add_series(mails, directory)
