@@ -57,7 +57,7 @@ bool qcow2_rw_backing_pointer_validate(const Qcow2RwBackingPointer *ptr,
     return true;
 }
 
-/* Of the whole extension; programs exist that take no padding behind it */
+/* With padding: programs exist that expect none behind an extension */
 static size_t pointer_len(size_t format_len, size_t filename_len)
 {
     return ROUND_UP(sizeof(Qcow2RwBackingExt) + format_len + filename_len, 8);
@@ -89,14 +89,13 @@ static bool fixed_part_parse(const uint8_t *buf, size_t len,
         error_setg(errp, "RW backing extension has non-zero reserved bytes");
         return false;
     }
-    if (len != pointer_len(ext->format_len, ext->filename_len)) {
+    used = sizeof(*ext) + ext->format_len + ext->filename_len;
+    if (len != used && len != pointer_len(ext->format_len, ext->filename_len)) {
         error_setg(errp, "RW backing extension is %zu bytes long, but its "
-                   "parts are %zu + %" PRIu16 " + %" PRIu16 ", rounded up to "
-                   "a multiple of 8", len, sizeof(*ext), ext->format_len,
-                   ext->filename_len);
+                   "parts are %zu + %" PRIu16 " + %" PRIu16, len, sizeof(*ext),
+                   ext->format_len, ext->filename_len);
         return false;
     }
-    used = sizeof(*ext) + ext->format_len + ext->filename_len;
     if (!buffer_is_zero(buf + used, len - used)) {
         error_setg(errp, "RW backing extension has non-zero padding");
         return false;

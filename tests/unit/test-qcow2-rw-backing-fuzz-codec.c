@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "qemu/timer.h"
 #include "block/qcow2-rw-backing-format.h"
 #include "block/qcow2-rw-backing-guard-partitions.h"
@@ -41,9 +42,14 @@ static void try_pointer(const uint8_t *data, size_t len)
     }
     buf = qcow2_rw_backing_pointer_serialize(&ptr, &buf_len, &error_abort);
     /* What it says of a log that cannot be there is dropped */
-    g_assert_cmpuint(buf_len, ==, len);
+    g_assert_cmpuint(buf_len, ==, ROUND_UP(len, 8));
     g_assert_cmpmem(buf + 4, 4, data + 4, 4);
-    g_assert_cmpmem(buf + 16, buf_len - 16, data + 16, len - 16);
+    g_assert_cmpmem(buf + 16, len - 16, data + 16, len - 16);
+    g_assert_true(buffer_is_zero(buf + len, buf_len - len));
+    if (qcow2_rw_backing_hint(&ptr)) {
+        g_assert_cmpstr(ptr.format, ==, "raw");
+        g_assert_true(g_utf8_validate(ptr.filename, -1, NULL));
+    }
     if (ptr.log_armed) {
         uint32_t flags = ldl_be_p(data);
 
