@@ -85,12 +85,13 @@ def build_unit_tests(build: Path) -> Result:
                   output)
 
 
-def run_meson(builds: list[Path]) -> list[Result]:
+def run_meson(builds: list[Path], all_tests: bool) -> list[Result]:
     """Run what meson.build lists."""
     directory = builds[0] / 'meson'
     shutil.rmtree(directory, ignore_errors=True)
     status, output = run('meson', 'setup', directory,
-                         f'-Dbuilds={",".join(map(str, builds))}', seconds=120)
+                         f'-Dbuilds={",".join(map(str, builds))}',
+                         f'-Dall={str(all_tests).lower()}', seconds=120)
     if status:
         raise Failure(f'meson cannot set up the tests:\n{output}')
     subprocess.run(['meson', 'test', '-C', directory, '--no-rebuild',
@@ -162,7 +163,8 @@ def report(results: list[Result]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description='Run every test.')
     parser.add_argument('--all-bases', action='store_true',
-                        help='take all optional bases that can be fetched')
+                        help='take all optional bases that can be fetched, '
+                             'and run all tests on them')
     parser.add_argument('build', metavar='BUILD', type=Path,
                         help='a build directory, built')
     args = parser.parse_args()
@@ -170,4 +172,4 @@ def main() -> int:
     results = [build_unit_tests(build)]
     builds, prepared = prepare_bases(build, args.all_bases)
     results += prepared
-    return report(results + run_meson([build, *builds]))
+    return report(results + run_meson([build, *builds], args.all_bases))

@@ -41,5 +41,5 @@ def main() -> int:
               lambda partial: make_machine(package, bases()[0].suite, partial))
     return subprocess.run(
         [ROOT / 'scripts/machine/room.sh', machine / 'system', '', package,
-         ROOT, '--', ROOT / 'tests/clients/package', package,
+         ROOT, '--', ROOT / 'tests/clients/package.sh', package,
          machine / 'debian'], check=False).returncode

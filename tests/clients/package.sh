@@ -1,6 +1,6 @@
 #!/bin/bash
 #
-# usage: package PACKAGES DEBIAN
+# usage: package.sh PACKAGES DEBIAN
 #
 # In a room with another Debian, see scripts/check-package: the packages in the
 # directory PACKAGES take the place of Debian's, libvirt uses them without
@@ -20,7 +20,7 @@ cd "$directory"
 exec </dev/null
 
 die() {
-    echo "package: $*"
+    echo "package.sh: $*"
     exit 1
 }
 
