@@ -1,14 +1,15 @@
 # Thin: brings the scratch tree up to date and hands over to ninja, to the
 # scripts and to meson.  "make" builds, "make demo" and "make check" do so and
-# show or test it, "make package" makes and tests Debian packages, "make
-# check-clients" tests what other programs do, also with a newer libvirt, "make
-# check-upstream" runs QEMU's own tests, "make crash" kills QEMU ROUNDS times and
-# more, "make live-guest" puts shells over the disk of a Debian guest, "make
-# crash-states" looks at STATES states that a crash can leave, "make check-model"
-# goes through all states of the model of the write-intent log, "make
-# damage-table" prints what becomes of damaged shells, "make fuzz" and "make
-# check-sanitizers" look for mistakes in builds of their own, "make bench"
-# measures, BENCH=quick makes that short; BUILD names another build directory.
+# show or test it, "make check-bases" tests it with other versions of QEMU, too,
+# "make package" makes and tests Debian packages, "make check-clients" tests what
+# other programs do, also with a newer libvirt, "make check-upstream" runs QEMU's
+# own tests, "make crash" kills QEMU ROUNDS times and more, "make live-guest" puts
+# shells over the disk of a Debian guest, "make crash-states" looks at STATES states
+# that a crash can leave, "make check-model" goes through all states of the model of
+# the write-intent log, "make damage-table" prints what becomes of damaged shells,
+# "make fuzz" and "make check-sanitizers" look for mistakes in builds of their own,
+# "make bench" measures, BENCH=quick makes that short; BUILD names another build
+# directory.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -38,6 +39,11 @@ check: all
 	-scripts/install-packages $(BUILD)
 	-scripts/fetch-servers $(BUILD)
 	scripts/check $(BUILD)
+
+check-bases: all
+	scripts/install-packages $(BUILD)
+	scripts/fetch-servers $(BUILD)
+	scripts/check --all-bases $(BUILD)
 
 check-clients: all
 	scripts/install-packages --guest $(BUILD)
@@ -113,6 +119,6 @@ clean:
 distclean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check check-clients check-model check-sanitizers \
+.PHONY: all demo check check-bases check-clients check-model check-sanitizers \
         check-upstream crash crash-states damage-table fuzz live-guest package \
         bench validate install clean distclean
