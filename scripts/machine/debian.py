@@ -163,8 +163,8 @@ class Apt:
                 '/etc/apt, or give --qemu-src=DIR|TARBALL|DSC')
         # Or the packages of one release would be installed on another
         directory = self.directory / 'sources.list.d'
-        for other in directory.iterdir():
-            if not besides:
+        if not besides:
+            for other in directory.iterdir():
                 other.unlink()
         path = directory / f'{kind}-{suites[0]}.sources'
         path.write_text('\n'.join(stanzas))

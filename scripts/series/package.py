@@ -93,7 +93,7 @@ def compile_packages(system: Path, work: Path, directory: Path) -> None:
     environment = {
         **os.environ,
         'DEB_BUILD_OPTIONS': f'nocheck noautodbgsym parallel={os.cpu_count()}',
-        'DEB_BUILD_PROFILES': 'nocheck noudeb',
+        'DEB_BUILD_PROFILES': 'nocheck',
         'DH_OPTIONS': ' '.join(f'-N{name}' for name in sorted(others)),
         'MAKEFLAGS': 'system-packages=x86',
         'QEMU_CONFIGURE_OPTIONS':

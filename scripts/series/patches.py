@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
-from common import Failure
+from common import Failure, bases
 
 _PATCH = re.compile(r'From: (?P<author>[^\n]+ <[^\n<>]+>)\n'
                     r'Subject: (?P<subject>[^\n]+)\n'
@@ -157,9 +157,15 @@ class Series:
                                     for path in expand(line)})
                 for patch in patches}
 
-    def adaptations(self, base: str) -> list[Path]:
-        """Every adaptation to @base."""
-        return sorted((self.dir / 'adapt' / base).glob('*.patch'))
+    def adaptations(self, base: str) -> dict[str, Path]:
+        """
+        Every adaptation to @base by its name: its own, and those of the bases
+        between it and the default one, the newest of a name.
+        """
+        optional = [other.name for other in bases()[1:]]
+        names = optional[:optional.index(base) + 1] if base in optional else []
+        return {path.name: path for name in names
+                for path in sorted((self.dir / 'adapt' / name).glob('*.patch'))}
 
     def hunks_for(self, patch: Patch, base: str) -> list[tuple[str, str]]:
         """
@@ -169,18 +175,18 @@ class Series:
         patches/adapt/BASE/NAME.hunks.patch replaces the hunks of NAME.patch,
         patches/adapt/BASE/NAME.patch is applied on top.
         """
+        found = self.adaptations(base)
         stem = patch.name.removesuffix('.patch')
-        adapt = self.dir / 'adapt' / base
-        replacement = adapt / f'{stem}.hunks.patch'
-        fixup = adapt / f'{stem}.patch'
+        replacement = found.get(f'{stem}.hunks.patch')
+        fixup = found.get(patch.name)
 
         def read(path: Path) -> tuple[str, str]:
             return (str(path.relative_to(self.root)),
                     _split_hunks(path.read_text())[1])
 
-        parts = [read(replacement) if replacement.exists()
+        parts = [read(replacement) if replacement
                  else (f'patches/{patch.name}', patch.hunks)]
-        if fixup.exists():
+        if fixup:
             parts.append(read(fixup))
         return [part for part in parts if part[1]]
 
@@ -188,4 +194,4 @@ class Series:
         """Every file under patches/ that decides the commits on @base."""
         return [self.dir / 'series',
                 *(self.dir / name for name in self.names()),
-                *self.adaptations(base)]
+                *self.adaptations(base).values()]

@@ -301,6 +301,20 @@ class Adaptation(support.Workshop):
         super().import_tree()
         self.assertNotIn('only 10.2', self.in_tree('block/b.c'))
 
+    def test_newer_base(self):
+        """It has those of the one before, but for its own."""
+        self.write(self.source / 'VERSION', '11.1.0\n')
+        self.write(self.adapt / 'one.patch', self.REASON
+                   + support.add_after('block/b.c', 10, 'on 10.2'))
+        args = ('import', '--base', '11.1', self.source)
+        self.script(*args, self.tree)
+        self.assertIn('line 10\non 10.2\n', self.in_tree('block/b.c'))
+        self.write(self.patches / 'adapt/11.1/one.patch', self.REASON
+                   + support.add_after('block/b.c', 10, 'on 11.1'))
+        self.script('import', '--sync', self.tree)
+        self.assertIn('line 10\non 11.1\n', self.in_tree('block/b.c'))
+        self.assertNotIn('on 10.2', self.in_tree('block/b.c'))
+
     def test_adaptation_that_does_not_apply_is_named(self):
         self.write(self.adapt / 'one.patch', self.REASON
                    + support.add_after('block/none.c', 10, 'x'))
