@@ -26,8 +26,10 @@ export CCACHE_NOHASHDIR = 1
 
 all: $(BUILD)/configured
 	scripts/import --sync $(BUILD)/qemu-src
-	$(NINJA) $(PROGRAMS)
+	$(NINJA) $(PROGRAMS) modules
 	@cd $(BUILD) && ln -sf $(PROGRAMS:%=qemu/%) .
+	@# Where this program looks for modules
+	@ln -sfn ../qemu-bundle $(BUILD)/qemu/storage-daemon/qemu-bundle
 
 $(BUILD)/configured:
 	./configure --build-dir=$(BUILD)
@@ -102,6 +104,7 @@ check-sanitizers: $(BUILD)/configured
 
 bench: all
 	scripts/install-packages --bench $(BUILD)
+	-scripts/fetch-servers $(BUILD)
 	tests/bench/run $(BENCH:%=--%) $(BUILD)
 
 validate: $(BUILD)/configured

@@ -18,7 +18,7 @@ from tests.instrument import (SANITIZERS, configured_with, environment,
 from tests.iotest import Outcome, run_iotest
 
 PROGRAMS = ['qemu-img', 'qemu-io', 'qemu-nbd', 'qemu-system-x86_64',
-            'storage-daemon/qemu-storage-daemon']
+            'storage-daemon/qemu-storage-daemon', 'modules']
 REPORT = re.compile(r'^(?:==\d+==)?(.*(?:ERROR: (?:Address|Leak)Sanitizer|'
                     r'runtime error:).*)$', re.MULTILINE)
 LEAK = re.compile(r'^Direct leak of .*\n((?: +#.*\n)+)', re.MULTILINE)

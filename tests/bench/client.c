@@ -24,6 +24,7 @@
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/memalign.h"
@@ -335,6 +336,7 @@ int main(int argc, char **argv)
     size_t size = 0;
 
     error_init(argv[0]);
+    qemu_init_exec_dir(argv[0]);
     module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_fatal);
     bdrv_init();

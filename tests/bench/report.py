@@ -66,6 +66,17 @@ def throughput_table(rows: Rows) -> str:
             for subject in (DATA_FILE, QCOW2))] for row in rows])
 
 
+def rbd_table(rows: Rows) -> str:
+    """Requests per second over a server of Ceph."""
+    return table(
+        ['pattern', 'depth', 'raw, 1/s', 'shell', 'quartiles', 'CPU time'],
+        [[row['pattern'], str(row['depth']),
+          figure(1e6 / row['raw_request_us']),
+          figure(row['request_us'][SHELL], 3),
+          '-'.join(figure(value, 2) for value in row['quartiles']),
+          figure(row['cpu_us'][SHELL], 3)] for row in rows])
+
+
 def creation_table(rows: Rows) -> str:
     """Creation and growth."""
     return table(
@@ -142,6 +153,8 @@ TABLES = {
                           instructions_table),
     'throughput': ('throughput', every,
                    'Requests per second, against raw', throughput_table),
+    'rbd': ('rbd', every, 'Requests per second over Ceph RBD, against raw',
+            rbd_table),
     'creation': ('creation', every, 'Creation and growth', creation_table),
     'openclose': ('openclose', every, 'Opening and closing with bitmaps',
                   openclose_table),

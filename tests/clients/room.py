@@ -9,11 +9,29 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import List
 
 from remote_disk import SKIP, Failure, Skip
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'scripts/machine/room.sh'
+
+
+def obstacle() -> str:
+    """Why there can be no room; empty if there can."""
+    trial = subprocess.run(['unshare', '--mount', '--pid', '--net', '--fork',
+                            'true'],
+                           check=False, text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT)
+    return f'no room without root and namespaces: {trial.stdout.strip()}' \
+        if trial.returncode else ''
+
+
+def command(build: Path, *words: object) -> List[str]:
+    """What runs @words with Python in a room that shares @build."""
+    return [str(word) for word in
+            (SCRIPT, '/', build / 'room', build, ROOT, '--', sys.executable,
+             *words)]
 
 
 def enter() -> None:
@@ -27,17 +45,12 @@ def enter() -> None:
     if not args.build:
         return
     build = Path(args.build).resolve()
-    trial = subprocess.run(['unshare', '--mount', '--pid', '--net', '--fork',
-                            'true'],
-                           check=False, text=True, stdout=subprocess.PIPE,
-                           stderr=subprocess.STDOUT)
-    if trial.returncode:
-        print(f'no room without root and namespaces: {trial.stdout.strip()}')
+    why = obstacle()
+    if why:
+        print(why)
         sys.exit(SKIP)
-    result = subprocess.run(
-        [SCRIPT, '/', build / 'room', build, ROOT, '--', sys.executable,
-         Path(sys.argv[0]).resolve(), '--build', build],
-        check=False)
+    result = subprocess.run(command(build, Path(sys.argv[0]).resolve(),
+                                    '--build', build), check=False)
     sys.exit(result.returncode)
 
 

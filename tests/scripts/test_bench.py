@@ -259,7 +259,8 @@ def recorded():
     about = {'command': 'make bench', 'version': 'V', 'machine': 'M',
              'date': 'D', 'took': 'T'}
     rows = {'instructions': [row(97.0), row(200.0, storage=FILE)],
-            'throughput': cells, 'creation': shells, 'openclose': [opened],
+            'throughput': cells, 'rbd': cells, 'creation': shells,
+            'openclose': [opened],
             'guard': [{'kind': 'mtime', 'auto': times, 'off': times}]}
     return {section: {'about': about, 'rows': some}
             for section, some in rows.items()}
@@ -277,6 +278,8 @@ class Report(unittest.TestCase):
                                r'0\.970 +0\.97')
         self.assertRegex(text, r'block layer +randread +1 +1 +100000 +0\.990 +'
                                r'0\.90-1\.10 +0\.970 +0\.500 +0\.250')
+        self.assertRegex(text, r'\nrandread +1 +100000 +0\.990 +0\.90-1\.10 +'
+                               r'0\.970\n')
         self.assertRegex(text, r'1 TiB +1 +10 % +20 .* 3\.50 +0\.90')
         self.assertRegex(text, r'mtime( +[123]\.00){6}')
 
