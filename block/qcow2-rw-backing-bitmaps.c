@@ -436,6 +436,7 @@ void coroutine_fn qcow2_shell_load_bitmaps(BlockDriverState *bs)
         rwb->directory = directory;
     }
     rwb->stored_changes = bs->dirty_bitmap_changes;
+    rwb->stored_map_changes = 0;
     check_checksum(bs, checksum);
     if (!trusted && stale) {
         qcow2_shell_report_stale_bitmaps(bs);

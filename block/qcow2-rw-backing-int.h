@@ -31,8 +31,12 @@ typedef struct Qcow2RwBacking {
     /* NULL if the user only inspects the image */
     BdrvChild *child;
 
-    /* While the image is reopened with another child, the one it had */
+    /*
+     * While the image is reopened: with another child, the one it had; and
+     * whether nothing can have been written before
+     */
     BlockDriverState *reopen_old_bs;
+    bool reopen_was_readonly;
 
     /* As stored in the header, whatever node the user chose at open time */
     Qcow2RwBackingPointer pointer;

@@ -24,6 +24,7 @@
 #include "qcow2-rw-backing-log-lease.h"
 #include "qcow2-rw-backing-reopen.h"
 #include "qcow2-rw-backing-seal.h"
+#include "qcow2-rw-backing-store.h"
 
 bool qcow2_shell_reopen_keeps_child(BlockDriverState *bs, BdrvChild *child,
                                     QDict *options)
@@ -123,13 +124,15 @@ replace_child(BDRVReopenState *state, Error **errp)
 /*
  * The node stays writable: a reopen has failed that would have changed this.
  * Bitmaps go on as they are; if the image cannot be entered now, the next write
- * tries again.
+ * tries again.  If they could not be stored, marks are gone that said in what
+ * they are not what is stored.
  */
 static void GRAPH_UNLOCKED stay_writable(BlockDriverState *bs)
 {
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
     qcow2_shell_set_bitmaps_readonly(bs, false);
+    qcow2_shell_forget_stored(bs);
     qcow2_shell_begin(bs);
 }
 
@@ -191,6 +194,7 @@ int qcow2_shell_reopen_prepare(BDRVReopenState *state,
         return -EINVAL;
     }
     qdict_set_default_str(state->options, "cache-clean-interval", "0");
+    qcow2_shell(state->bs)->reopen_was_readonly = !bdrv_is_writable(state->bs);
     if (!(state->flags & BDRV_O_RDWR)) {
         ret = leave(state->bs, errp);
     }
@@ -273,11 +277,7 @@ void qcow2_shell_reopen_commit_post(BDRVReopenState *state)
         renew_guard(bs);
         qcow2_log_end_lease(bs);
     }
-    if (!bdrv_is_writable(bs) || !rwb->child) {
-        return;
-    }
-    if (rwb->log->phase != QCOW2_LOG_IDLE) {
-        /* It was writable all the time */
+    if (!rwb->reopen_was_readonly || !bdrv_is_writable(bs) || !rwb->child) {
         return;
     }
     qcow2_shell_judge_again(bs);

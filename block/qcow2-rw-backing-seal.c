@@ -285,6 +285,11 @@ static int GRAPH_RDLOCK seal(BlockDriverState *bs, bool closing, Error **errp)
                          bs->filename);
         return ret;
     }
+    if (rwb->map && qcow2_rw_backing_file_is_exchanged(&rwb->file,
+                                                       rwb->child->bs)) {
+        /* It has no proof about the disk that is about to be recorded */
+        qcow2_map_doubt(rwb->map);
+    }
     if (!qcow2_rw_backing_guard_take(&guard, &rwb->file, rwb->child, errp)) {
         error_prepend(errp, "State of the RW backing of '%s' is not recorded: ",
                       bs->filename);

@@ -16,6 +16,7 @@
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "block/block-io.h"
 #include "block/block_int.h"
@@ -177,6 +178,12 @@ static bool has_changed(BlockDriverState *bs, const Qcow2ShellBits *bits)
     return rwb->stored_changes != bs->dirty_bitmap_changes ||
            (bits->map &&
             rwb->stored_map_changes != qatomic_read(&bits->map->changes));
+}
+
+void qcow2_shell_forget_stored(BlockDriverState *bs)
+{
+    QEMU_LOCK_GUARD(&bs->dirty_bitmap_mutex);
+    bs->dirty_bitmap_changes++;
 }
 
 /*

@@ -99,6 +99,12 @@ int GRAPH_RDLOCK
 qcow2_shell_store_bitmaps(BlockDriverState *bs, Qcow2RwBackingGuard *guard,
                           const Qcow2ShellStoreMode *mode, Error **errp);
 
+/*
+ * Bitmaps and the map are not what is stored, and no marks say where: the next
+ * time, all of them are stored anew.
+ */
+void qcow2_shell_forget_stored(BlockDriverState *bs);
+
 /* Warns of bitmaps that cannot be stored since the disk has grown too much. */
 void qcow2_shell_report_too_large(BlockDriverState *bs);
 
