@@ -15,9 +15,9 @@
  *
  * Stores all bitmaps, and makes the header refer to them and let the log count,
  * whatever it says before; or makes it bare, if there are none that can be
- * stored.  While the node is quiesced, or nobody knows it yet.  What was written
- * since bitmaps were stored or loaded is not looked for: if there was something,
- * call qcow2_shell_forget_stored() before.
+ * stored.  While the node is quiesced, or nobody knows it yet.  Unless
+ * qcow2_shell_forget_stored() was called, nothing may have been written since
+ * bitmaps were stored or loaded.
  *
  * Returns 0, or -errno with @errp set: then the header is what it was, or that.
  */

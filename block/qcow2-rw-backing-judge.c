@@ -396,13 +396,31 @@ is_guard_good(BlockDriverState *bs, Qcow2RwBackingGuardState *state,
     return false;
 }
 
+/* Those that nobody could change since they were loaded or stored */
+static void give_up_readonly_bitmaps(BlockDriverState *bs)
+{
+    BdrvDirtyBitmap *bitmap;
+
+    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
+        if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
+            bdrv_dirty_bitmap_readonly(bitmap)) {
+            bdrv_dirty_bitmap_set_inconsistent(bitmap);
+        }
+    }
+}
+
 void qcow2_shell_judge_again(BlockDriverState *bs)
 {
     Qcow2RwBacking *rwb = qcow2_shell(bs);
     Qcow2RwBackingGuardState state = QCOW2_RW_BACKING_GUARD_STATE_MODIFIED;
     Error *local_err = NULL;
-    BdrvDirtyBitmap *bitmap;
 
+    if (rwb->state.verdict == QCOW2_SHELL_DISTRUSTED) {
+        /* The allocation map was found to be wrong meanwhile */
+        forget_recovery(rwb);
+        give_up_readonly_bitmaps(bs);
+        return;
+    }
     if (rwb->guard_mode == BLOCKDEV_QCOW2_RW_BACKING_GUARD_OFF ||
         rwb->state.verdict != QCOW2_SHELL_TRUSTED ||
         (rwb->guard.kind == QCOW2_RW_BACKING_GUARD_NONE && !rwb->recovery)) {
@@ -415,12 +433,7 @@ void qcow2_shell_judge_again(BlockDriverState *bs)
 
     forget_recovery(rwb);
     mismatch(bs, state, local_err);
-    FOR_EACH_DIRTY_BITMAP(bs, bitmap) {
-        if (bdrv_dirty_bitmap_get_persistence(bitmap) &&
-            bdrv_dirty_bitmap_readonly(bitmap)) {
-            bdrv_dirty_bitmap_set_inconsistent(bitmap);
-        }
-    }
+    give_up_readonly_bitmaps(bs);
     /* Those that are not persistent, and the successors of those that are */
     qcow2_shell_fill_all(bs, false);
     rwb->shrunk = true;

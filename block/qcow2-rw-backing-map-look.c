@@ -19,6 +19,7 @@
 #include "block/block_int.h"
 #include "qcow2.h"
 #include "qcow2-rw-backing-fill.h"
+#include "qcow2-rw-backing-judge.h"
 #include "qcow2-rw-backing-map-look.h"
 #include "qcow2-rw-backing-map-watch.h"
 
@@ -35,6 +36,10 @@ static void report_wrong(BlockDriverState *bs, uint64_t offset)
                 "its bitmaps %s", bs->filename, offset,
                 bdrv_is_writable(bs) ? "say that everything has changed"
                                      : "cannot be relied on");
+    if (!bdrv_is_writable(bs)) {
+        /* Those in the image cannot be filled */
+        qcow2_shell_distrust(bs);
+    }
     qcow2_shell_fill_bitmaps(bs, true);
 }
 
